@@ -1,0 +1,65 @@
+"""Tensors that live at a worker and are used like any other tensor.
+
+    import torch, ptrtensor as pt
+    bob = pt.ProcessWorker(id="bob")
+    x = pt.send(torch.tensor([1.0, 2.0]), bob)      # a pointer: shape and dtype here, values at bob
+    print(pt.get(x + x))                            # bob computed; tensor([2., 4.])
+
+General layout, in the order in which a call walks through it: `api` (what users call), `tensor` (pointer, dispatch,
+inference), `client` (commands in batches), `transport` (bytes to the peer), `wire` (what the bytes mean), `worker`
+(store, executor). `errors` has every error, `_torch` every private call into torch. docs/explanation/one-call.md
+follows one call through the files.
+"""
+
+from ptrtensor import errors as errors
+from ptrtensor.api import ProcessWorker as ProcessWorker
+from ptrtensor.api import RemoteWorker as RemoteWorker
+from ptrtensor.api import VirtualWorker as VirtualWorker
+from ptrtensor.api import Worker as Worker
+from ptrtensor.api import get as get
+from ptrtensor.api import is_pointer as is_pointer
+from ptrtensor.api import move as move
+from ptrtensor.api import send as send
+from ptrtensor.api import synchronize as synchronize
+from ptrtensor.errors import MessageTooLargeError as MessageTooLargeError
+from ptrtensor.errors import ObjectNotFoundError as ObjectNotFoundError
+from ptrtensor.errors import PermissionDeniedError as PermissionDeniedError
+from ptrtensor.errors import ProtocolError as ProtocolError
+from ptrtensor.errors import PtrTensorError as PtrTensorError
+from ptrtensor.errors import RemoteOpError as RemoteOpError
+from ptrtensor.errors import SpentPointerError as SpentPointerError
+from ptrtensor.errors import UnsupportedOpError as UnsupportedOpError
+from ptrtensor.errors import VersionMismatchError as VersionMismatchError
+from ptrtensor.errors import WorkerLostError as WorkerLostError
+from ptrtensor.errors import WorkerMismatchError as WorkerMismatchError
+from ptrtensor.tensor.hook import TorchHook as TorchHook
+from ptrtensor.tensor.local import local_worker as local_worker
+from ptrtensor.tensor.pointer import PointerTensor as PointerTensor
+from ptrtensor.version import __version__ as __version__
+
+__all__ = [
+    "MessageTooLargeError",
+    "ObjectNotFoundError",
+    "PermissionDeniedError",
+    "PointerTensor",
+    "ProcessWorker",
+    "ProtocolError",
+    "PtrTensorError",
+    "RemoteOpError",
+    "RemoteWorker",
+    "SpentPointerError",
+    "TorchHook",
+    "UnsupportedOpError",
+    "VersionMismatchError",
+    "VirtualWorker",
+    "Worker",
+    "WorkerLostError",
+    "WorkerMismatchError",
+    "errors",
+    "get",
+    "is_pointer",
+    "local_worker",
+    "move",
+    "send",
+    "synchronize",
+]

@@ -1,0 +1,335 @@
+"""Every private or untyped call into torch, precisely typed: the one place for `type: ignore`.
+
+What torch may change between releases is used here and nowhere else.
+"""
+
+from collections.abc import Callable, Iterator
+from types import ModuleType, TracebackType
+from typing import Final, Literal, cast
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
+
+from ptrtensor.errors import UnsupportedOpError
+from ptrtensor.wire.metadata import ITEM_BYTES, TensorMeta, intern
+
+DEVICE_TYPE: Final = "lazy"
+"""The device type that pointers have. Torch has device guards and autograd support for it and registers no kernels
+of its own, until `torch._lazy.ts_backend.init()` is called. Why this one: docs/explanation/design.md."""
+
+DISPATCH_KEY: Final = "Lazy"
+
+# --- names of dtypes and the like
+
+DTYPES: Final[dict[str, torch.dtype]] = {
+    name: getattr(torch, name) for name in ITEM_BYTES if isinstance(getattr(torch, name, None), torch.dtype)
+}
+DTYPE_NAMES: Final[dict[torch.dtype, str]] = {dtype: name for name, dtype in DTYPES.items()}
+LAYOUTS: Final[dict[str, torch.layout]] = {"strided": torch.strided}
+LAYOUT_NAMES: Final[dict[torch.layout, str]] = {layout: name for name, layout in LAYOUTS.items()}
+MEMORY_FORMATS: Final[dict[str, torch.memory_format]] = {
+    "contiguous_format": torch.contiguous_format,
+    "preserve_format": torch.preserve_format,
+    "channels_last": torch.channels_last,
+    "channels_last_3d": torch.channels_last_3d,
+}
+MEMORY_FORMAT_NAMES: Final[dict[torch.memory_format, str]] = {
+    memory_format: name for name, memory_format in MEMORY_FORMATS.items()
+}
+
+# --- metadata and bytes
+
+
+def meta_of(tensor: Tensor) -> TensorMeta:
+    """The metadata of a dense tensor, local or fake; `UnsupportedOpError` names any other layout or dtype."""
+    if tensor.layout is not torch.strided:
+        raise UnsupportedOpError(
+            f"a tensor of layout {tensor.layout} cannot live behind a pointer: convert it with .to_dense() first"
+        )
+    if tensor.is_quantized:
+        raise UnsupportedOpError("a quantized tensor cannot live behind a pointer: .dequantize() it first")
+    name = DTYPE_NAMES.get(tensor.dtype)
+    if name is None:
+        raise UnsupportedOpError(f"tensors of {tensor.dtype} cannot live behind a pointer")
+    return intern(tuple(tensor.shape), tensor.stride(), name, tensor.is_conj(), tensor.is_neg())
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The same values without gaps or lazy bits, in the order of memory where that is possible."""
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    return plain if is_dense(plain) else plain.contiguous()
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one stretch of memory, each once."""
+    return bool(torch.ops.aten.is_non_overlapping_and_dense.default(tensor))
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a dense tensor in main memory, as it is laid out; not a copy."""
+    if tensor.numel() == 0:
+        return memoryview(b"")
+    flat = tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def tensor_of(meta: TensorMeta, payload: memoryview) -> Tensor:
+    """The tensor that owns these bytes, which are laid out as `meta` says."""
+    dtype = DTYPES[meta.dtype]
+    if meta.elements == 0:
+        return torch.empty_strided(meta.shape, meta.stride, dtype=dtype, device="cpu")
+    flat = torch.frombuffer(payload, dtype=dtype)
+    return flat.as_strided(meta.shape, meta.stride)
+
+
+def storage_key(tensor: Tensor) -> int:
+    """Equal for tensors that share a storage."""
+    return tensor.untyped_storage()._cdata
+
+
+# --- the dispatcher's thread-local state
+
+_INCLUDED: Final = torch._C._dispatch_tls_local_include_set()
+_EXCLUDED: Final = torch._C._dispatch_tls_local_exclude_set()
+
+
+class isolated:
+    """Run torch as at the start of a fresh thread without autograd.
+
+    Inside a dispatch, a mode or a transform, the dispatcher's state is the caller's; what this library computes for
+    itself (an in-process worker's operations, inference, seeds) must not see it.
+    """
+
+    __slots__ = ("_grad", "_keys", "_function")
+
+    def __enter__(self) -> None:
+        self._function = torch._C.DisableTorchFunction()
+        self._function.__enter__()
+        self._keys = torch._C._ForceDispatchKeyGuard(_INCLUDED, _EXCLUDED)
+        self._keys.__enter__()
+        self._grad = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        torch._C._set_grad_enabled(self._grad)
+        self._keys.__exit__(kind, error, trace)
+        self._function.__exit__(kind, error, trace)
+
+
+def in_backward() -> bool:
+    """Whether this thread is inside a backward pass."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def use_count(tensor: Tensor) -> int:
+    """How many owners the tensor has in C++; more than one means that a graph or a view holds it."""
+    return tensor._use_count()
+
+
+def native_function(
+    func: Callable[..., object],
+    types: tuple[type, ...],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> object:
+    """Call `func` as torch does for a class without `__torch_function__`."""
+    return torch._C._disabled_torch_function_impl(func, types, args, kwargs)
+
+
+def set_metadata(tensor: Tensor, fresh: Tensor) -> None:
+    """Give a wrapper another wrapper's sizes, strides, dtype and offset; its autograd history stays."""
+    torch._C.TensorBase.data.__set__(tensor, fresh)  # type: ignore[attr-defined]
+
+
+def set_lazy_bits(tensor: Tensor, conj: bool, neg: bool) -> None:
+    torch._C._set_conj(tensor, conj)
+    torch._C._set_neg(tensor, neg)
+
+
+def raw_grad(tensor: Tensor) -> Tensor | None:
+    """`.grad` as torch has it, past any property of a subclass."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return cast("Tensor | None", torch._C.TensorBase.grad.__get__(tensor))  # type: ignore[attr-defined]
+
+
+def set_raw_grad(tensor: Tensor, grad: Tensor | None) -> None:
+    with torch._C.DisableTorchFunctionSubclass():
+        torch._C.TensorBase.grad.__set__(tensor, grad)  # type: ignore[attr-defined]
+
+
+def swap(first: Tensor, second: Tensor) -> None:
+    """Exchange what two Python objects are; whoever holds the one holds the other's value after it."""
+    torch.utils.swap_tensors(first, second)
+
+
+# --- randomness
+
+
+def draw_seed(generator: torch.Generator | None) -> int:
+    """63 bits from the generator, or from torch's default one, advancing it."""
+    with isolated():
+        return int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator).item())
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """The generator that operations of this device use when none is given."""
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    return torch.default_generator
+
+
+# --- flags of the process that change results
+
+_SMALLEST_NORMAL: Final = 2.2250738585072014e-308
+
+Flags = tuple[str, bool, bool, bool, str, bool, bool, bool, bool, bool, bool]
+"""The fields of `wire.messages.Settings`, in their order."""
+
+
+def read_flags() -> Flags:
+    """The flags of this process and thread. Torch cannot be asked for the last one, arithmetic can."""
+    return (
+        DTYPE_NAMES[torch.get_default_dtype()],
+        torch._C._get_deterministic_algorithms(),
+        torch._C._get_deterministic_algorithms_warn_only(),
+        torch._C._get_deterministic_fill_uninitialized_memory(),
+        torch._C._get_float32_matmul_precision(),
+        torch._C._get_flash_sdp_enabled(),
+        torch._C._get_mem_efficient_sdp_enabled(),
+        torch._C._get_math_sdp_enabled(),
+        torch._C._get_cudnn_sdp_enabled(),
+        torch._C._get_mkldnn_enabled(),
+        _SMALLEST_NORMAL * 0.5 == 0.0,
+    )
+
+
+def write_flags(flags: Flags) -> None:
+    (dtype, deterministic, warn_only, fill, precision, flash, efficient, math, cudnn, mkldnn, flush) = flags
+    torch.set_default_dtype(DTYPES[dtype])
+    torch._C._set_deterministic_algorithms(deterministic, warn_only=warn_only)
+    torch._C._set_deterministic_fill_uninitialized_memory(fill)
+    torch._C._set_float32_matmul_precision(precision)
+    torch._C._set_sdp_use_flash(flash)
+    torch._C._set_sdp_use_mem_efficient(efficient)
+    torch._C._set_sdp_use_math(math)
+    torch._C._set_sdp_use_cudnn(cudnn)
+    torch._C._set_mkldnn_enabled(mkldnn)
+    torch.set_flush_denormal(flush)
+
+
+# --- operations and kernels
+
+
+def native_kernel(op: OpOverload[..., object]) -> Callable[..., object]:
+    """The dispatcher's entry for an operation, without the Python layer above it."""
+    return op._op
+
+
+def resolve_op(name: str) -> OpOverload[..., object] | None:
+    """`aten::add.Tensor` -> torch.ops.aten.add.Tensor; None where torch has no such operation."""
+    namespace, _, rest = name.partition("::")
+    packet_name, _, overload = rest.partition(".")
+    packet = getattr(getattr(torch.ops, namespace, None), packet_name, None)
+    op = getattr(packet, overload or "default", None)
+    return op if isinstance(op, OpOverload) else None
+
+
+def op_name(op: OpOverload[..., object]) -> str:
+    """torch.ops.aten.add.Tensor -> `aten::add.Tensor`."""
+    schema = op._schema
+    return f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name
+
+
+def op_arguments(op: OpOverload[..., object]) -> list[torch.Argument]:
+    return list(op._schema.arguments)
+
+
+def op_returns(op: OpOverload[..., object]) -> list[torch.Argument]:
+    return list(op._schema.returns)
+
+
+def type_name(argument: torch.Argument) -> str:
+    """The schema's type: `Tensor`, `Optional[Tensor]`, `List[Tensor]`, `int`, ..."""
+    return str(argument.type)
+
+
+def writes(argument: torch.Argument) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
+def aliases(argument: torch.Argument) -> frozenset[str]:
+    return frozenset() if argument.alias_info is None else frozenset(argument.alias_info.before_set)
+
+
+def has_tag(op: OpOverload[..., object], tag: Literal["pointwise", "nondeterministic_seeded", "inplace_view"]) -> bool:
+    return getattr(torch.Tag, tag) in op.tags
+
+
+def factory_ops() -> Iterator[OpOverload[..., object]]:
+    """Every aten operation that makes a tensor on a device out of no tensor."""
+    for schema in torch._C._jit_get_all_schemas():
+        if not schema.name.startswith("aten::"):
+            continue
+        names = [argument.name for argument in schema.arguments]
+        if "device" not in names or any("Tensor" in type_name(argument) for argument in schema.arguments):
+            continue
+        returned = [type_name(result) for result in schema.returns]
+        op = resolve_op(f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name)
+        if op is not None and returned == ["Tensor"]:
+            yield op
+
+
+def has_kernel(name: str, key: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
+
+
+def kernel_library() -> torch.library.Library:
+    """A place to register kernels for pointers' dispatch key; they live as long as it."""
+    return torch.library.Library("aten", "IMPL")  # noqa: TOR901
+
+
+def register_kernel(library: torch.library.Library, op: OpOverload[..., object], kernel: Callable[..., Tensor]) -> None:
+    library.impl(op, kernel, DISPATCH_KEY)
+
+
+def register_device_module(module: ModuleType) -> None:
+    """Make `torch.<device type>` this module; torch's own way, and the one new name in torch."""
+    torch._register_device_module(DEVICE_TYPE, module)
+
+
+# --- the stack of torch function modes of this thread
+
+
+def insert_mode(mode: TorchFunctionMode) -> None:
+    """Put a mode below all others but the device context, which torch keeps at the bottom.
+
+    There no other mode's `with` can pop it by mistake, whatever order they are left in.
+    """
+    stack = _take_modes()
+    place = 1 if stack and isinstance(stack[0], DeviceContext) else 0
+    _put_modes([*stack[:place], mode, *stack[place:]])
+
+
+def remove_mode(mode: TorchFunctionMode) -> bool:
+    """Take a mode out from wherever it stands; False where it is not on this thread's stack."""
+    stack = _take_modes()
+    rest = [other for other in stack if other is not mode]
+    _put_modes(rest)
+    return len(rest) < len(stack)
+
+
+def _take_modes() -> list[TorchFunctionMode]:
+    """All modes, the outermost first, off the stack."""
+    taken = [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
+    return taken[::-1]
+
+
+def _put_modes(modes: list[TorchFunctionMode]) -> None:
+    for mode in modes:
+        torch._C._push_on_torch_function_stack(mode)

@@ -1,0 +1,239 @@
+"""What users call, and where the parts are put together: a worker is a device, a client and a transport."""
+
+import atexit
+import os
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, TypeGuard, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from ptrtensor.client.client import Client
+from ptrtensor.client.reference import Reference
+from ptrtensor.errors import PtrTensorError, UnsupportedOpError
+from ptrtensor.tensor import worker as tensor_worker
+from ptrtensor.tensor.hook import TorchHook
+from ptrtensor.tensor.modules import convert
+from ptrtensor.tensor.pointer import PointerTensor, wrap
+from ptrtensor.tensor.transfer import move_pointer, send_tensor
+from ptrtensor.tensor.worker import devices
+from ptrtensor.transport.base import Transport
+from ptrtensor.transport.inprocess import InProcessTransport
+from ptrtensor.transport.process import WorkerProcess
+from ptrtensor.transport.sockets import SocketTransport, connect
+from ptrtensor.version import __version__
+from ptrtensor.wire import messages
+from ptrtensor.wire.limits import MAX_RESULTS
+from ptrtensor.wire.metadata import TensorMeta, interned
+from ptrtensor.worker.session import Identity, Session
+
+M = TypeVar("M", bound=nn.Module)
+
+FLUSH_SECONDS: Final = 0.002
+"""How long the end of a batch may lie while the caller does something else."""
+
+Worker = tensor_worker.Worker
+
+
+class ConnectedWorker(Worker):
+    """A worker at the other end of a transport."""
+
+    def __init__(self, id: str, transport: Transport, token: str = "") -> None:
+        client = Client(
+            transport, id, synchronous=os.environ.get("PTRTENSOR_SYNC") == "1", idle_seconds=FLUSH_SECONDS
+        )
+        try:
+            welcome = client.greet(torch.__version__, token)
+            super().__init__(id, client, welcome.compute_device)
+        except BaseException:
+            transport.close()
+            raise
+
+    def send(self, tensor: Tensor) -> PointerTensor:
+        return send(tensor, self)
+
+    def search(self, *tags: str) -> list[PointerTensor]:
+        """Pointers to the worker's objects that have all of these tags."""
+        first = self.client.reserve(MAX_RESULTS)
+        found, _ = self.client.request(
+            lambda number: messages.Search(number, tags, first), messages.Found
+        )
+        return [self._found(entry) for entry in found.entries]
+
+    def _found(self, entry: messages.Entry) -> PointerTensor:
+        reference = Reference(self.client, entry.name)
+        pointer = wrap(self, reference, interned(entry.extent.meta), entry.extent.offset)
+        pointer.__dict__.update(_tags=entry.tags, _description=entry.description)
+        return pointer
+
+
+class VirtualWorker(ConnectedWorker):
+    """A worker in this process: ``VirtualWorker(id="bob")``, or with the hook first as in the tutorial."""
+
+    def __init__(self, hook: TorchHook | None = None, *, id: str) -> None:
+        self._session = Session(Identity(id, __version__, torch.__version__))
+        super().__init__(id, InProcessTransport(self._session.handle))
+
+    @property
+    def objects(self) -> Mapping[int, Tensor]:
+        """Name to tensor, read-only: the tensors themselves."""
+        if self.client.lost is None:
+            self.client.flush()
+        return MappingProxyType(self._session.store.listed())
+
+    @property
+    def _objects(self) -> Mapping[int, Tensor]:
+        """The tutorial's spelling of `objects`."""
+        return self.objects
+
+    def close(self) -> None:
+        super().close()
+        self._session.store.clear()
+
+    def __repr__(self) -> str:
+        return f"<VirtualWorker id:{self.id} #objects:{len(self.objects)}>"
+
+
+class ProcessWorker(ConnectedWorker):
+    """A worker in a process of its own on this machine, which ends with this one, however this one ends.
+
+    Works at the top level of a script, in a notebook and in a REPL. `compute_device` is where it computes, for
+    instance ``"cuda"``.
+    """
+
+    def __init__(self, id: str, compute_device: str = "cpu") -> None:
+        self._process = WorkerProcess(id, compute_device)
+        try:
+            super().__init__(id, SocketTransport(self._process.socket, f"worker {id}"), self._process.token)
+        except BaseException:
+            self._process.end()
+            raise
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._process.end()
+
+    def abandon(self) -> None:
+        super().abandon()
+        self._process.abandon()
+
+
+class RemoteWorker(ConnectedWorker):
+    """A worker that somebody started with ``python -m ptrtensor.worker --listen HOST:PORT``.
+
+    :raises WorkerLostError: nobody listens there.
+    :raises VersionMismatchError: it runs another protocol or another torch.
+    """
+
+    def __init__(self, address: str, *, id: str | None = None, credentials: None = None) -> None:
+        if credentials is not None:
+            raise UnsupportedOpError("this version connects on loopback only, without credentials")
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise PtrTensorError(f"a worker's address is HOST:PORT, for instance 127.0.0.1:7700, not {address!r}")
+        name = address if id is None else id
+        super().__init__(name, connect(host.strip("[]"), int(port), f"worker {name}"))
+
+
+@overload
+def send(value: Tensor, worker: Worker) -> PointerTensor: ...
+@overload
+def send(value: M, worker: Worker) -> M: ...
+def send(value: Tensor | nn.Module, worker: Worker) -> PointerTensor | nn.Module:
+    """Copy a tensor to a worker and return a pointer to it; or put a module's parameters and buffers there, in place.
+
+    A leaf gives a leaf with its ``.grad`` and ``requires_grad``; anything else is differentiable, its gradients come
+    back to this process. The local tensor stays as it is.
+    """
+    if isinstance(value, nn.Module):
+        convert(value, lambda tensor: tensor if is_at(tensor, worker) else send_tensor(tensor, worker, wrap))
+        return value
+    pointer = send_tensor(value, worker, wrap)
+    assert isinstance(pointer, PointerTensor)
+    return pointer
+
+
+@overload
+def get(value: Tensor) -> Tensor: ...
+@overload
+def get(value: M) -> M: ...
+def get(value: Tensor | nn.Module) -> Tensor | nn.Module:
+    """Fetch a pointer's value and take it away from the worker; or a module's, in place.
+
+    :raises SpentPointerError: it was taken before.
+    """
+    if isinstance(value, nn.Module):
+        convert(value, lambda tensor: get(tensor) if is_pointer(tensor) else tensor)
+        return value
+    if not is_pointer(value):
+        raise UnsupportedOpError("get() takes a pointer, and this tensor is here already")
+    return value.get()
+
+
+@overload
+def move(value: Tensor, worker: Worker) -> PointerTensor: ...
+@overload
+def move(value: M, worker: Worker) -> M: ...
+def move(value: Tensor | nn.Module, worker: Worker) -> PointerTensor | nn.Module:
+    """Take a pointer's value to another worker; or a module's, in place."""
+    if isinstance(value, nn.Module):
+        convert(value, lambda tensor: move(tensor, worker))
+        return value
+    if not is_pointer(value):
+        raise UnsupportedOpError("move() takes a pointer; use send() for a tensor that is here")
+    return value.move(worker)
+
+
+def is_pointer(value: object) -> TypeGuard[PointerTensor]:
+    """Whether this is a pointer, for a type checker too."""
+    return isinstance(value, PointerTensor)
+
+
+def is_at(value: Tensor, worker: Worker) -> bool:
+    return is_pointer(value) and value.location is worker
+
+
+def synchronize() -> None:
+    """Wait until every worker has run everything.
+
+    :raises RemoteOpError: an operation failed that nobody has seen yet.
+    """
+    for worker in devices.all():
+        worker.synchronize()
+
+
+# --- the ends of this process
+
+
+def close_all() -> None:
+    """At exit: close the workers. An error that nobody saw is printed, and the process ends with status 1.
+
+    An exception in an exit handler does not change the status, so the process is ended here; handlers registered
+    after ptrtensor was imported have run by then. `PTRTENSOR_EXIT_STATUS=0` leaves the status alone.
+    """
+    failed = False
+    for worker in devices.all():
+        try:
+            worker.close()
+        except PtrTensorError as error:
+            failed = True
+            notes = "\n".join(getattr(error, "__notes__", []))
+            sys.stderr.write(f"ptrtensor: an error that nobody saw: {error}\n{notes}\n")
+    if failed and os.environ.get("PTRTENSOR_EXIT_STATUS") != "0":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def abandon_all() -> None:
+    """In a forked child: the workers are the parent's (D18)."""
+    for worker in devices.all():
+        worker.abandon()
+
+
+atexit.register(close_all)
+os.register_at_fork(after_in_child=abandon_all)

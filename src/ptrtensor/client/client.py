@@ -1,0 +1,325 @@
+"""The client: one session with one worker.
+
+Commands are posted: they join a batch and nothing is waited for. A request is waited for. The order of what the
+worker sees is the order of the calls, whichever threads make them.
+
+Three locks, never held for long together: `_order` while a command joins the batch, `_writing` while a message
+goes out, `_reading` while this thread waits for what comes in. Blocking on flow control holds none of the first two.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from itertools import count, islice
+from typing import Final, TypeVar
+
+from ptrtensor.client.batch import Batch
+from ptrtensor.client.callsite import CallSite
+from ptrtensor.client.failures import Failures
+from ptrtensor.client.flusher import Flusher
+from ptrtensor.errors import (
+    ObjectNotFoundError,
+    ProtocolError,
+    PtrTensorError,
+    VersionMismatchError,
+    WorkerLostError,
+)
+from ptrtensor.transport.base import Transport
+from ptrtensor.version import __version__
+from ptrtensor.wire import messages
+from ptrtensor.wire.connection import Buffer
+from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
+from ptrtensor.wire.limits import PROTOCOL_VERSION
+from ptrtensor.wire.messages import Acknowledged, ClientMessage, Failed, Hello, Missing, Refused, Reply, Welcome
+
+FLUSH_BUSY: Final = 32
+"""Commands in a batch while the worker has work."""
+
+FLUSH_IDLE: Final = 8
+"""Commands in a batch when the worker waits for some."""
+
+MAX_IN_FLIGHT: Final = 8192
+"""Commands posted and not acknowledged; past this the caller blocks."""
+
+R = TypeVar("R", bound=Reply, covariant=True)
+
+
+class Client:
+    """Speaks for this process with one worker. Made by `connect`."""
+
+    def __init__(self, transport: Transport, worker: str, *, synchronous: bool, idle_seconds: float) -> None:
+        self.worker = worker
+        self.drops: deque[int] = deque()
+        self.failures = Failures(worker)
+        self.waits = 0
+        self.commands = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._transport = transport
+        self._synchronous = synchronous
+        self._batch = Batch(0)
+        self._acknowledged = 0
+        self._defined: dict[int, Instruction] = {}
+        self._names = 1
+        self._numbers = count(1)
+        self._awaited: set[int] = set()
+        self._replies: dict[int, tuple[Reply, memoryview]] = {}
+        self._lost: PtrTensorError | None = None
+        self._process = os.getpid()
+        self._order = threading.Lock()
+        self._writing = threading.RLock()
+        self._reading = threading.RLock()
+        self._flusher = Flusher(self.flush_idle, idle_seconds)
+
+    # --- posting
+
+    def reserve(self, names: int = 1) -> int:
+        """The first of so many fresh names."""
+        with self._order:
+            first = self._names
+            self._names = first + names
+        return first
+
+    def post(self, instruction: Instruction, command: bytes, site: CallSite) -> None:
+        """Add one complete command to the batch, and the definition of its instruction if that is new.
+
+        It joins by a single append, so an interruption leaves it in the batch or out, never half.
+        """
+        self.check()
+        while not self._join(instruction, command, site):
+            self.flush()
+        waiting = len(self._batch.commands)
+        if self._synchronous:
+            self.synchronize()
+        elif waiting >= FLUSH_IDLE:
+            if waiting >= FLUSH_BUSY or self._worker_is_idle():
+                self.flush()
+        else:
+            self._flusher.wake()
+
+    def _join(self, instruction: Instruction, command: bytes, site: CallSite) -> bool:
+        """False if the number stands for something else in this batch, which must go out first [P5.1]."""
+        with self._order:
+            batch = self._batch
+            known = self._defined.get(instruction.number)
+            if known is not instruction:
+                if known is not None and batch.commands:
+                    return False
+                batch.definitions.append(instruction)
+                self._defined[instruction.number] = instruction
+            self.failures.issued(batch.next, site)
+            batch.commands.append(command)
+            return True
+
+    def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
+        """Send a message that has no answer, after all that was posted."""
+        self._wait_for_room()
+        with self._writing:
+            self._send_batch()
+            self._send(message, payload)
+
+    def flush(self) -> None:
+        """Send what was posted."""
+        self._wait_for_room()
+        with self._writing:
+            self._send_batch()
+
+    def flush_idle(self) -> None:
+        """The same, for the thread that looks after what the caller left lying; never raises."""
+        if self._lost is None:
+            try:
+                self.flush()
+                self._poll()
+            except PtrTensorError:
+                pass  # the caller will meet it
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._batch.commands or self.drops)
+
+    # --- requesting
+
+    def request(self, make: Callable[[int], ClientMessage], kind: type[R]) -> tuple[R, memoryview]:
+        """Send a request and wait for its answer.
+
+        :raises RemoteOpError: the answer hangs on an operation that failed.
+        :raises ObjectNotFoundError: the worker knows no such name.
+        :raises WorkerLostError: the worker is gone.
+        """
+        self.check()
+        number = next(self._numbers)
+        self._awaited.add(number)
+        try:
+            self.send(make(number))
+            self.waits += 1
+            while number not in self._replies:
+                self._read(number)
+            reply, payload = self._replies.pop(number)
+        finally:
+            self._awaited.discard(number)
+            self._replies.pop(number, None)
+        if isinstance(reply, Failed):
+            raise self.failures.error(reply.failure)
+        if isinstance(reply, Missing):
+            raise ObjectNotFoundError(
+                f"worker {self.worker} holds no object {reply.name}: it was never sent, or was taken away"
+            )
+        if not isinstance(reply, kind):
+            raise ProtocolError(f"worker {self.worker} answered with {type(reply).__name__}, not {kind.__name__}")
+        return reply, payload
+
+    def synchronize(self) -> None:
+        """Wait until everything posted has run.
+
+        :raises RemoteOpError: an operation failed and nobody has seen it yet.
+        """
+        self.request(messages.Synchronize, messages.Done)
+        error = self.failures.take_unseen()
+        if error is not None:
+            raise error
+
+    def check(self) -> None:
+        """Raise if this session cannot be used any more, or not by this process."""
+        if self._lost is not None:
+            raise self._lost
+
+    # --- the two ends of a session
+
+    def greet(self, torch_version: str, token: str) -> Welcome:
+        """The handshake [P1].
+
+        :raises VersionMismatchError: the worker speaks another version, or runs another torch.
+        """
+        self._send(Hello(PROTOCOL_VERSION, __version__, torch_version, token), None)
+        while not self._transport.events:
+            self._transport.wait()
+        message = self._transport.events.popleft().message
+        if isinstance(message, Refused):
+            self._lost = refusal(message, self.worker)
+            raise self._lost
+        if not isinstance(message, Welcome):
+            raise ProtocolError(f"the worker began with {type(message).__name__} instead of a welcome")
+        return message
+
+    def close(self) -> PtrTensorError | None:
+        """End the session; returns the error that nobody has seen, if there is one. May be called twice."""
+        error: PtrTensorError | None = None
+        if self._lost is None:
+            try:
+                self.request(messages.Bye, messages.Done)
+                error = self.failures.take_unseen()
+            except PtrTensorError as lost:
+                error = lost if not isinstance(lost, WorkerLostError) else None
+            self._lost = WorkerLostError(f"worker {self.worker} was closed; its objects are gone")
+        self._flusher.stop()
+        self._transport.close()
+        return error
+
+    def abandon(self) -> None:
+        """In a forked child: this session is the parent's. Takes no lock, another thread may have held it."""
+        self._lost = PtrTensorError(
+            f"worker {self.worker} belongs to process {self._process}, this is a forked child of it "
+            f"({os.getpid()}): make workers in the process that uses them"
+        )
+        self._transport.abandon()
+
+    @property
+    def lost(self) -> PtrTensorError | None:
+        return self._lost
+
+    # --- inside
+
+    def _send_batch(self) -> None:
+        self._post_drops()
+        with self._order:
+            batch = self._batch
+            commands, definitions = batch.commands.copy(), batch.definitions.copy()
+        if not commands:
+            return
+        self._send(messages.Batch(batch.first, len(commands), definitions), b"".join(commands))
+        # Interrupted before this line, the batch goes out again and the worker passes over what it has run [P7.2].
+        with self._order:
+            rest = Batch(batch.first + len(commands))
+            rest.commands = batch.commands[len(commands) :]
+            rest.definitions = batch.definitions[len(definitions) :]
+            self._batch = rest
+
+    def _send(self, message: ClientMessage, payload: Buffer | None) -> None:
+        try:
+            self._transport.send(message, payload)
+        except WorkerLostError as error:
+            self._lose(error)
+        self.bytes_sent += len(payload) if payload is not None else 0
+
+    def _post_drops(self) -> None:
+        """The names of dead references become one command, behind every command that used them."""
+        names = list(islice(self.drops, len(self.drops)))
+        if names:
+            command = DROP_HEADER.pack(DROP, len(names)) + b"".join(map(NUMBER.pack, names))
+            with self._order:
+                self._batch.commands.append(command)
+            for _ in names:
+                self.drops.popleft()
+
+    def _worker_is_idle(self) -> bool:
+        self._poll()
+        return self._acknowledged >= self._batch.first
+
+    def _wait_for_room(self) -> None:
+        """[P7.5]: the caller blocks rather than the worker's queue growing, and reads while it does."""
+        while self._lost is None and self._batch.next - self._acknowledged > MAX_IN_FLIGHT:
+            if self._acknowledged >= self._batch.first:
+                return
+            self._read(None)
+
+    def _poll(self) -> None:
+        """Take in what has arrived, if nobody else is about to."""
+        if self._reading.acquire(blocking=False):
+            try:
+                self._transport.poll()
+                self._deliver()
+            finally:
+                self._reading.release()
+
+    def _read(self, number: int | None) -> None:
+        """Wait until something arrives; with several threads one reads for all."""
+        with self._reading:
+            if number is not None and number in self._replies:
+                return
+            try:
+                if not self._transport.events:
+                    self._transport.wait()
+            except (WorkerLostError, ProtocolError) as error:
+                self._lose(error)
+            self._deliver()
+
+    def _deliver(self) -> None:
+        events = self._transport.events
+        while events:
+            message, payload = events[0]
+            self._receive(message, payload)
+            events.popleft()
+
+    def _receive(self, message: messages.WorkerMessage, payload: memoryview) -> None:
+        """[P7.3]: taking the same message twice does no harm."""
+        if isinstance(message, Acknowledged):
+            self._acknowledged = message.sequence
+            self.failures.acknowledge(message.sequence, message.failures)
+        elif isinstance(message, Refused):
+            self._lose(refusal(message, self.worker))
+        elif isinstance(message, Welcome):
+            raise ProtocolError(f"worker {self.worker} sent the handshake twice")
+        elif message.request in self._awaited:
+            self.bytes_received += len(payload)
+            self._replies[message.request] = (message, payload)
+
+    def _lose(self, error: PtrTensorError) -> None:
+        if self._lost is None:
+            self._lost = error
+        raise self._lost
+
+
+def refusal(message: Refused, worker: str) -> PtrTensorError:
+    kind = VersionMismatchError if message.version else ProtocolError
+    return kind(f"worker {worker} refused: {message.reason}")

@@ -1,0 +1,61 @@
+"""Failures that the worker reported and nobody has seen yet."""
+
+from ptrtensor.client.callsite import CallSite
+from ptrtensor.errors import RemoteOpError
+from ptrtensor.wire.messages import Failure
+
+
+class Failures:
+    """Each failure is raised once on its own account, and every time a value is asked that hangs on it."""
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._sites: dict[int, CallSite] = {}
+        self._failed_sites: dict[int, CallSite] = {}
+        self._unseen: dict[int, Failure] = {}
+        self._acknowledged = 0
+
+    def issued(self, sequence: int, site: CallSite) -> None:
+        self._sites[sequence] = site
+
+    def acknowledge(self, sequence: int, failures: list[Failure]) -> None:
+        """Forget the lines of what has run; keep those of what failed."""
+        for failure in failures:
+            self._keep(failure)
+            self._unseen[failure.sequence] = failure
+        for done in range(self._acknowledged, sequence):
+            self._sites.pop(done, None)
+        self._acknowledged = sequence
+
+    def error(self, failure: Failure) -> RemoteOpError:
+        """The error to raise; it counts as seen from now on."""
+        self._keep(failure)
+        self._unseen.pop(failure.sequence, None)
+        site = self._failed_sites.get(failure.sequence)
+        issued = f"\n  issued by {site}" if site is not None else ""
+        error = RemoteOpError(
+            f"{failure.operation} failed at worker {self._worker}: {failure.error}{issued}"
+        )
+        if failure.traceback:
+            error.add_note(f"The worker's traceback:\n{failure.traceback.rstrip()}")
+        return error
+
+    def take_unseen(self) -> RemoteOpError | None:
+        """One error for all that nobody saw: the first, with the others named in a note."""
+        unseen = list(self._unseen.values())
+        if not unseen:
+            return None
+        first, *others = [self.error(failure) for failure in unseen]
+        for other in others[:5]:
+            first.add_note(f"Also: {other}")
+        if len(others) > 5:
+            first.add_note(f"and {len(others) - 5} more failures")
+        return first
+
+    def forget(self) -> None:
+        self._unseen.clear()
+
+    def _keep(self, failure: Failure) -> None:
+        site = self._sites.get(failure.sequence)
+        if site is not None:
+            self._failed_sites[failure.sequence] = site

@@ -1,0 +1,64 @@
+"""The errors of ptrtensor: one root, and a class for each question "whose fault is it?".
+
+::
+
+    PtrTensorError
+    ├── WorkerMismatchError     your call mixes tensors of different workers, or a pointer with local data
+    ├── SpentPointerError       your call uses a pointer whose value was taken away by get() or move()
+    ├── ObjectNotFoundError     the worker holds nothing under that name
+    ├── UnsupportedOpError      this cannot be done with a pointer, here or at all
+    ├── RemoteOpError           the operation was sent and failed at the worker
+    ├── PermissionDeniedError   the owner of the data does not allow it
+    ├── ProtocolError           the peer does not speak the protocol
+    │   ├── VersionMismatchError    it speaks another version of it
+    │   └── MessageTooLargeError    it announces more than the agreed limits
+    └── WorkerLostError         the worker is closed, has died, or cannot be reached
+"""
+
+
+class PtrTensorError(Exception):
+    """Root of every error that ptrtensor raises; raised itself for a wrong set-up (ids, device indices)."""
+
+
+class WorkerMismatchError(PtrTensorError):
+    """One operation was given tensors that live in different places. Send or fetch one of them first."""
+
+
+class SpentPointerError(PtrTensorError):
+    """The pointer's value was taken away by ``get()`` or ``move()``; use what those returned."""
+
+
+class ObjectNotFoundError(PtrTensorError):
+    """The worker holds no object under the name that was asked for."""
+
+
+class UnsupportedOpError(PtrTensorError):
+    """The operation, layout or conversion is not available on a pointer; the message names the way round."""
+
+
+class RemoteOpError(PtrTensorError, RuntimeError):
+    """An operation failed at the worker.
+
+    The message shows the line of the caller that issued the operation, the operation with the shapes of its
+    arguments, and the worker's traceback. Also a `RuntimeError`, as most failures of torch are.
+    """
+
+
+class PermissionDeniedError(PtrTensorError):
+    """The policy of the data's owner refuses the request."""
+
+
+class ProtocolError(PtrTensorError):
+    """The peer sent bytes that are not the protocol. The connection is given up, never parsed further."""
+
+
+class VersionMismatchError(ProtocolError):
+    """The two ends run versions that cannot work together; the message names both and which to change."""
+
+
+class MessageTooLargeError(ProtocolError):
+    """A message is larger than the limits of the protocol (`ptrtensor.wire.limits`)."""
+
+
+class WorkerLostError(PtrTensorError):
+    """The worker is closed, has died or cannot be reached; what it held is gone."""

@@ -1,0 +1,1 @@
+"""From a call on a pointer to a command: pointer, dispatch, inference."""

@@ -1,0 +1,171 @@
+"""Dispatch: one aten operation on pointers becomes one command at their worker.
+
+The pipeline: read the arguments (`signature`), look up or infer what will come (`infer`), post the command
+(`client`), wrap the results. A few operations have a handler instead (`handlers`), each with its reason.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import torch
+from torch._ops import OpOverload
+
+from ptrtensor._torch import set_metadata
+from ptrtensor.client.reference import Reference
+from ptrtensor.errors import PtrTensorError
+from ptrtensor.tensor.base import Pointer, Wrap
+from ptrtensor.tensor.cache import Change, Extent, Prediction
+from ptrtensor.tensor.infer import Unpredictable, inferences
+from ptrtensor.tensor.operation import Kind, Operation, operations
+from ptrtensor.tensor.signature import Args, Call, Kwargs, form
+from ptrtensor.tensor.worker import Worker, call_sites
+from ptrtensor.wire import messages
+from ptrtensor.wire.instruction import Instruction, layout
+from ptrtensor.wire.limits import MAX_RESULTS
+from ptrtensor.wire.metadata import interned
+
+Handler = Callable[[OpOverload[..., object], Args, Kwargs, Wrap], object]
+handlers: Final[dict[OpOverload[..., object], Handler]] = {}
+"""Operations that do not go the general way; filled by the modules of `handlers`."""
+
+ALIAS: Final = torch.ops.aten.alias.default
+
+
+def dispatch(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
+    """Run one operation on pointers."""
+    handler = handlers.get(op)
+    if handler is not None:
+        return handler(op, args, kwargs, wrap)
+    return run(operations[op], args, kwargs, wrap)
+
+
+def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Worker | None = None) -> object:
+    """The general way. `worker` is given where no argument tells it."""
+    call = Call(operation, args, kwargs, worker)
+    worker = call.worker
+    if worker is None:
+        raise PtrTensorError(f"{operation.op} was called with no pointer and no worker's device")
+    key = (worker.mirror_flags(), *call.key)
+    prediction = worker.cache.get(key)
+    if prediction is None:
+        prediction = predict(worker, call)
+        worker.cache.add(key, prediction)
+    if prediction.fresh is None:
+        return ask(worker, call, prediction, wrap)
+    if prediction.changes:
+        call = renamed(call, [change.place for change in prediction.changes], wrap)
+    names = len(prediction.fresh)
+    first = worker.client.reserve(names)
+    # Made before the command is posted: interrupted in between, they die and the worker forgets the names.
+    references = [Reference(worker.client, first + place) for place in range(names)]
+    post(worker, call, prediction, first)
+    for change in prediction.changes:
+        reshape(call.pointers[change.place], change.extent, wrap)
+    pointers = [
+        None if extent is None else wrap(worker, reference, extent.meta, extent.offset)
+        for extent, reference in zip(prediction.fresh, references, strict=True)
+    ]
+    return returned(operation, args, kwargs, pointers)
+
+
+def predict(worker: Worker, call: Call) -> Prediction:
+    """Infer what will come and define the instruction for it (D6, D8)."""
+    operation = call.operation
+    fresh: list[Extent | None] | None = None
+    changes: list[Change] = []
+    try:
+        fresh, changes = inferences[worker.compute_device](operation, call.args, call.kwargs)
+    except Unpredictable:
+        pass  # the worker will be asked
+    positional, keywords = form(call)
+    instruction = Instruction(
+        worker.cache.number(),
+        operation.name,
+        positional,
+        keywords,
+        operation.draws,
+        None if fresh is None else tuple(None if extent is None else extent.meta for extent in fresh),
+    )
+    return Prediction(instruction, layout(instruction), fresh, changes)
+
+
+def post(worker: Worker, call: Call, prediction: Prediction, first: int) -> None:
+    """Send the command; local values that it needs go first."""
+    fields = call.fields
+    held = []
+    for place, tensor in call.locals:
+        reference, _ = worker.put(tensor, host=True)
+        held.append(reference)
+        fields[place] = reference.name
+    if call.operation.draws:
+        fields.append(call.seed())
+    instruction = prediction.instruction
+    command = prediction.layout.pack(instruction.number, *fields, first)
+    worker.client.post(instruction, command, call_sites.current())
+
+
+def ask(worker: Worker, call: Call, prediction: Prediction, wrap: Wrap) -> object:
+    """Run an operation whose result depends on values, and wait to hear what came: one round trip."""
+    operation, client = call.operation, worker.client
+    written = call.written_places()
+    call = renamed(call, written, wrap)
+    first = client.reserve(MAX_RESULTS)
+    references = [Reference(client, first + place) for place in range(len(operation.kinds))]
+    post(worker, call, prediction, first)
+    if operation.returns_scalar:
+        value, _ = worker.fetch_value(references[0])
+        return value.scalar
+    outcome, _ = client.request(lambda number: messages.Describe(number, first), messages.Described)
+    references += [Reference(client, first + place) for place in range(len(references), len(outcome.fresh))]
+    pointers = [
+        None if extent is None else wrap(worker, reference, interned(extent.meta), extent.offset)
+        for extent, reference in zip(outcome.fresh, references, strict=False)
+    ]
+    for place, extent in zip(written, outcome.written, strict=True):
+        reshape(call.pointers[place], Extent(interned(extent.meta), extent.offset), wrap)
+    return returned(operation, call.args, call.kwargs, pointers)
+
+
+# --- what an operation does to the pointers it was given
+
+
+def renamed(call: Call, places: list[int], wrap: Wrap) -> Call:
+    """The same call after each of these pointers got a name of its own at the worker.
+
+    A detached alias shares its name here but is a tensor of its own for torch: only the one that the operation was
+    called on may change its metadata.
+    """
+    for place in places:
+        pointer = call.pointers[place]
+        if pointer is not None:
+            alias = run(operations[ALIAS], (pointer,), {}, wrap)
+            assert isinstance(alias, Pointer)
+            pointer._reference = alias._reference
+    return Call(call.operation, call.args, call.kwargs, call.worker) if places else call
+
+
+def reshape(pointer: Pointer | None, extent: Extent, wrap: Wrap) -> None:
+    """Give a pointer the metadata that its tensor has now."""
+    if pointer is not None and (pointer._meta is not extent.meta or pointer.storage_offset() != extent.offset):
+        set_metadata(pointer, wrap(pointer._worker, pointer._reference, extent.meta, extent.offset))
+        pointer._meta = extent.meta
+
+
+def returned(operation: Operation, args: Args, kwargs: Kwargs, pointers: Sequence[Pointer | None]) -> object:
+    """What the operation returns in Python: fresh pointers, and the arguments that it wrote to as they are."""
+    if operation.returns_one:
+        return pointers[0]
+    results: list[object] = []
+    place = 0
+    for kind, argument in zip(operation.kinds, operation.written_arguments, strict=True):
+        if kind is Kind.WRITTEN:
+            results.append(kwargs[argument] if isinstance(argument, str) else args[argument])
+        elif kind is Kind.FRESH_LIST:
+            results.append(list(pointers[place:]))
+            place = len(pointers)
+        else:
+            results.append(pointers[place])
+            place += 1
+    if not results:
+        return None
+    return results[0] if len(results) == 1 else tuple(results)

@@ -1,0 +1,59 @@
+"""Factories with `device=bob.device`: kernels for torch's dispatcher, one for each operation that makes a tensor."""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from ptrtensor._torch import DISPATCH_KEY, factory_ops, has_kernel, kernel_library, op_name, register_kernel
+from ptrtensor.errors import PtrTensorError, UnsupportedOpError
+from ptrtensor.tensor.base import Wrap
+from ptrtensor.tensor.dispatch import dispatch, run
+from ptrtensor.tensor.operation import operations
+from ptrtensor.tensor.worker import devices
+
+DISREGARDED: Final = frozenset({"pin_memory"})
+"""Arguments that concern main memory only."""
+
+
+class Factories:
+    """The registered kernels; they live as long as this object."""
+
+    def __init__(self, wrap: Wrap) -> None:
+        if has_kernel("aten::add.Tensor", DISPATCH_KEY):
+            raise PtrTensorError(
+                "torch._lazy.ts_backend.init() was called in this process; it takes the device type that pointers "
+                "need. Use ptrtensor in a process without it."
+            )
+        self._library = kernel_library()
+        for op in factory_ops():
+            register_kernel(self._library, op, factory(op, wrap))
+        register_kernel(self._library, torch.ops.aten._copy_from.default, crossing(wrap))
+
+
+def factory(op: OpOverload[..., object], wrap: Wrap) -> Callable[..., Tensor]:
+    """A kernel that makes the tensor at the worker whose device was asked for."""
+
+    def kernel(*args: object, **kwargs: object) -> Tensor:
+        device = kwargs.get("device")
+        if not isinstance(device, torch.device):
+            raise UnsupportedOpError(f"{op_name(op)} was called for a worker without naming its device")
+        given = {name: value for name, value in kwargs.items() if name not in DISREGARDED}
+        made = run(operations[op], args, given, wrap, devices.worker(device))
+        assert isinstance(made, Tensor)
+        return made
+
+    return kernel
+
+
+def crossing(wrap: Wrap) -> Callable[..., Tensor]:
+    """The kernel that torch calls for `torch.tensor(values, device=bob.device)`, with dispatch to Python off."""
+
+    def kernel(*args: object, **kwargs: object) -> Tensor:
+        target = dispatch(torch.ops.aten._copy_from.default, args, kwargs, wrap)
+        assert isinstance(target, Tensor)
+        return target
+
+    return kernel

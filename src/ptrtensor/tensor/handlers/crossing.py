@@ -1,0 +1,108 @@
+"""Operations that cross: their arguments or results live in different places."""
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from ptrtensor._torch import DTYPES, isolated
+from ptrtensor.errors import WorkerMismatchError
+from ptrtensor.tensor.base import Pointer, Wrap
+from ptrtensor.tensor.dispatch import handlers, run
+from ptrtensor.tensor.operation import operations
+from ptrtensor.tensor.signature import Args, Kwargs, check_usable
+from ptrtensor.tensor.worker import Worker, devices
+
+aten = torch.ops.aten
+
+
+def value_of(pointer: Pointer) -> Tensor:
+    """A local copy of the value."""
+    check_usable(pointer)
+    return pointer._worker.fetch(pointer._reference)
+
+
+def pointer_to(value: Tensor, worker: Worker, wrap: Wrap) -> Pointer:
+    """A pointer to a copy of a local value."""
+    reference, meta = worker.put(value)
+    return wrap(worker, reference, meta, 0)
+
+
+def to_copy(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
+    """`.to()`, `.cpu()`: within the worker the general way, else through this process."""
+    pointer, device = args[0], kwargs.get("device")
+    assert isinstance(pointer, Pointer)
+    if not isinstance(device, torch.device) or device == pointer._worker.device:
+        return run(operations[op], args, kwargs, wrap)
+    rest = {name: value for name, value in kwargs.items() if name != "device"}
+    if device.type != pointer.device.type:
+        with isolated():
+            return op(value_of(pointer), **rest, device=device)
+    there = devices.worker(device)
+    return run(operations[op], (pointer_to(value_of(pointer), there, wrap),), rest, wrap)
+
+
+def copy_(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
+    """Copying crosses, as on every device of torch (D3)."""
+    target, source, *_ = args
+    assert isinstance(target, Tensor) and isinstance(source, Tensor)
+    if isinstance(target, Pointer):
+        if not isinstance(source, Pointer):
+            if source.dim():
+                source = pointer_to(source, target._worker, wrap)
+        elif source._worker is not target._worker:
+            source = pointer_to(value_of(source), target._worker, wrap)
+        return run(operations[op], (target, source), {}, wrap)
+    assert isinstance(source, Pointer)
+    with isolated():
+        target.copy_(value_of(source))
+    return target
+
+
+def copy_from(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
+    """What torch's own `copy_` calls for this device."""
+    source, target, *_ = args
+    copy_(aten.copy_.default, (target, source), {}, wrap)
+    return target
+
+
+def local_scalar_dense(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
+    """`item()`, `float()`, `bool()`: one round trip and no command."""
+    (pointer,) = args
+    assert isinstance(pointer, Pointer)
+    with isolated():
+        return value_of(pointer).item()
+
+
+def made_elsewhere(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
+    """`zeros_like(p, device="cpu")`: takes the metadata of a pointer and makes a tensor in another place."""
+    pointer, device = args[0], kwargs.get("device")
+    assert isinstance(pointer, Pointer)
+    if not isinstance(device, torch.device) or device == pointer._worker.device:
+        return run(operations[op], args, kwargs, wrap)
+    meta = pointer._meta
+    with isolated():
+        stand_in = torch.empty_strided(meta.shape, meta.stride, dtype=DTYPES[meta.dtype], device="meta")
+        return op(stand_in, *args[1:], **kwargs)
+
+
+def set_source(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
+    """`set_` with a local tensor would leave a pointer without a worker."""
+    target, source = args[:2]
+    if not (isinstance(target, Pointer) and isinstance(source, Pointer)):
+        raise WorkerMismatchError("set_() got a pointer and a local tensor: send() the local one first")
+    return run(operations[op], args, kwargs, wrap)
+
+
+handlers[aten._to_copy.default] = to_copy
+handlers[aten.copy_.default] = copy_
+handlers[aten._copy_from.default] = copy_from
+handlers[aten._local_scalar_dense.default] = local_scalar_dense
+handlers[aten.set_.source_Tensor] = set_source
+for _name in (
+    "empty_like zeros_like ones_like full_like rand_like randn_like randint_like new_empty new_empty_strided "
+    "new_zeros new_ones new_full"
+).split():
+    _packet = getattr(aten, _name)
+    for _overload in _packet.overloads():
+        if not _overload.endswith("out"):
+            handlers[getattr(_packet, _overload)] = made_elsewhere

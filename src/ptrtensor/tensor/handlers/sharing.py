@@ -1,0 +1,22 @@
+"""Operations that need no command: the result is the same tensor at the worker."""
+
+import torch
+from torch._ops import OpOverload
+
+from ptrtensor.tensor.base import Pointer, Wrap
+from ptrtensor.tensor.dispatch import handlers
+from ptrtensor.tensor.signature import Args, Kwargs, check_usable
+
+aten = torch.ops.aten
+
+
+def share(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
+    """`detach` is 5 of 42 operations of a training step: another pointer with the same reference, nothing sent (D5)."""
+    (pointer,) = args
+    assert isinstance(pointer, Pointer)
+    check_usable(pointer)
+    return wrap(pointer._worker, pointer._reference, pointer._meta, pointer.storage_offset())
+
+
+handlers[aten.detach.default] = share
+handlers[aten.lift_fresh.default] = share

@@ -1,0 +1,145 @@
+"""Inference: the metadata of an operation's results, from torch's fake tensors of the worker's kind of device.
+
+Not from `meta` tensors: their kernels have other strides, and other shapes for BatchNorm in eval mode, than the CPU's.
+"""
+
+import threading
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+
+from ptrtensor._torch import DTYPES, isolated, meta_of
+from ptrtensor.tensor.base import Pointer
+from ptrtensor.tensor.cache import Change, Extent
+from ptrtensor.tensor.operation import Kind, Operation
+from ptrtensor.wire.metadata import TensorMeta
+
+
+class Unpredictable(Exception):
+    """Only the worker can know: the result depends on values. Never leaves this package."""
+
+
+class Inference:
+    """Runs operations on fakes. One at a time: torch's mode is not made for several threads."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._mode: FakeTensorMode | None = None
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[list[Extent | None], list[Change]]:
+        """The fresh results, and the arguments whose metadata the operation changes.
+
+        :raises Unpredictable: the result depends on values.
+        :raises Exception: what torch raises for such arguments, anywhere.
+        """
+        if operation.returns_scalar or operation.shaped_by_content:
+            raise Unpredictable
+        with self._lock, isolated():
+            if self._mode is None:
+                self._mode = FakeTensorMode(allow_fallback_kernels=False)
+            with self._mode:
+                fakes = Fakes(self._mode, self._device, with_offset=operation.offset_matters)
+                fake_args = [fakes.of(value) for value in args]
+                fake_kwargs = {name: fakes.of(value) for name, value in kwargs.items()}
+                try:
+                    returned = operation.op(*fake_args, **fake_kwargs)
+                except (
+                    DataDependentOutputException,
+                    DynamicOutputShapeException,
+                    UnsupportedOperatorException,
+                    NotImplementedError,
+                ) as error:
+                    raise Unpredictable from error
+                return fresh_results(operation, returned), fakes.changes()
+
+
+class Fakes:
+    """The fakes of one call: one for each tensor, however often it is an argument."""
+
+    def __init__(self, mode: FakeTensorMode, device: torch.device, *, with_offset: bool) -> None:
+        self._mode = mode
+        self._device = device
+        self._with_offset = with_offset
+        self._by_identity: dict[int, Tensor] = {}
+        self._in_order: list[tuple[Tensor, Extent]] = []
+
+    def of(self, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return [self.of(item) for item in value]
+        if isinstance(value, Tensor):
+            fake = self._by_identity.get(id(value))
+            if fake is None:
+                fake = self._by_identity[id(value)] = self._fake(value)
+            self._in_order.append((fake, extent_of(fake)))
+            return fake
+        if isinstance(value, torch.device):
+            return self._device
+        if isinstance(value, torch.Generator):
+            return None
+        return value
+
+    def _fake(self, value: Tensor) -> Tensor:
+        if not isinstance(value, Pointer):
+            return self._mode.from_tensor(value)
+        return fake_of(value._meta, value.storage_offset() if self._with_offset else 0, self._device)
+
+    def changes(self) -> list[Change]:
+        return [
+            Change(place, extent_of(fake))
+            for place, (fake, before) in enumerate(self._in_order)
+            if extent_of(fake) != before
+        ]
+
+
+def fake_of(meta: TensorMeta, offset: int, device: torch.device) -> Tensor:
+    """A fake with this metadata; call it under the mode."""
+    dtype = DTYPES[meta.dtype]
+    if offset:
+        extent = sum((size - 1) * stride for size, stride in zip(meta.shape, meta.stride, strict=True)) + 1
+        storage = torch.empty(offset + max(extent, 0), dtype=dtype, device=device)
+        fake = storage.as_strided(meta.shape, meta.stride, offset)
+    else:
+        fake = torch.empty_strided(meta.shape, meta.stride, dtype=dtype, device=device)
+    if meta.conj:
+        fake = torch._conj(fake)
+    return torch._neg_view(fake) if meta.neg else fake
+
+
+def extent_of(tensor: Tensor) -> Extent:
+    return Extent(meta_of(tensor), tensor.storage_offset())
+
+
+def fresh_results(operation: Operation, returned: object) -> list[Extent | None]:
+    """The results that get names, in order; an undefined one has a name and no value."""
+    values = (returned,) if len(operation.kinds) == 1 else returned
+    fresh: list[Extent | None] = []
+    if isinstance(values, tuple):
+        for kind, value in zip(operation.kinds, values, strict=True):
+            if kind is Kind.FRESH:
+                fresh.append(extent_of(value) if isinstance(value, Tensor) else None)
+            elif kind is Kind.FRESH_LIST:
+                fresh += [extent_of(item) if isinstance(item, Tensor) else None for item in value]
+    return fresh
+
+
+class Inferences:
+    """One inference for each kind of compute device, whichever workers have it."""
+
+    def __init__(self) -> None:
+        self._by_device: dict[torch.device, Inference] = {}
+
+    def __getitem__(self, device: torch.device) -> Inference:
+        return self._by_device.setdefault(device, Inference(device))
+
+
+inferences: Final = Inferences()

@@ -1,0 +1,96 @@
+"""What an operation's schema says, read once."""
+
+import enum
+from itertools import count
+from typing import Final
+
+from torch._ops import OpOverload
+
+from ptrtensor._torch import aliases, has_tag, op_arguments, op_name, op_returns, type_name, writes
+
+INDEXING: Final = frozenset(
+    {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index"}
+    | {"aten::_unsafe_index_put", "aten::_pack_padded_sequence"}
+)
+"""Operations that take index tensors from main memory on any device, as CUDA does."""
+
+SHAPED_BY_CONTENT: Final = frozenset({"aten::_pack_padded_sequence"})
+"""Operations whose result depends on the values of a local argument: only the worker can know."""
+
+
+class Kind(enum.Enum):
+    """What one return of an operation is."""
+
+    FRESH = enum.auto()
+    FRESH_LIST = enum.auto()
+    WRITTEN = enum.auto()
+    SCALAR = enum.auto()
+
+
+class Operation:
+    """One aten operation, seen from its schema."""
+
+    def __init__(self, op: OpOverload[..., object], number: int) -> None:
+        arguments = op_arguments(op)
+        self.op = op
+        self.number = number
+        self.name = op_name(op)
+        packet = op._schema.name
+        self.draws = has_tag(op, "nondeterministic_seeded")
+        self.takes_local_indices = packet in INDEXING
+        self.shaped_by_content = packet in SHAPED_BY_CONTENT
+        # Their results do not depend on the value of a number, only on its type (D6).
+        self.numbers_are_fields = has_tag(op, "pointwise") or packet.startswith("aten::_foreach_")
+        self.kinds: list[Kind] = []
+        self.written_arguments: list[int | str] = []
+        """For each return: the argument that it is, where it was written to; else -1."""
+        for result in op_returns(op):
+            argument: int | str = -1
+            if not type_name(result).startswith(("Tensor", "List[Tensor", "Optional[Tensor")):
+                kind = Kind.SCALAR
+            elif writes(result):
+                kind = Kind.WRITTEN
+                argument = next(
+                    given.name if given.kwarg_only else position
+                    for position, given in enumerate(arguments)
+                    if aliases(given) & aliases(result)
+                )
+            else:
+                kind = Kind.FRESH_LIST if type_name(result).startswith("List[") else Kind.FRESH
+            self.kinds.append(kind)
+            self.written_arguments.append(argument)
+        self.is_view = any(
+            result.alias_info is not None and not writes(result) for result in op_returns(op)
+        )
+        self.changes_metadata = has_tag(op, "inplace_view")
+        names = {given.name for given in arguments}
+        self.offset_matters = self.is_view or self.changes_metadata or "storage_offset" in names
+        self.written_positions = [position for position, given in enumerate(arguments) if writes(given)]
+        self.written_keywords = [given.name for given in arguments if writes(given)]
+        self.makes_like = packet.endswith("_like") or packet.startswith("aten::new_")
+        self.argument_names = [given.name for given in arguments]
+
+    @property
+    def returns_scalar(self) -> bool:
+        return Kind.SCALAR in self.kinds
+
+    @property
+    def returns_one(self) -> bool:
+        return self.kinds == [Kind.FRESH]
+
+
+class Operations:
+    """The operations met so far."""
+
+    def __init__(self) -> None:
+        self._known: dict[OpOverload[..., object], Operation] = {}
+        self._numbers = count()
+
+    def __getitem__(self, op: OpOverload[..., object]) -> Operation:
+        operation = self._known.get(op)
+        if operation is None:
+            operation = self._known[op] = Operation(op, next(self._numbers))
+        return operation
+
+
+operations: Final = Operations()

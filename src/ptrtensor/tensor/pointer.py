@@ -1,0 +1,292 @@
+"""`PointerTensor`: a tensor without data, standing for one at a worker."""
+
+from collections.abc import Callable
+from itertools import count
+from typing import Final, NoReturn, Self
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from ptrtensor._torch import (
+    DTYPES,
+    native_function,
+    raw_grad,
+    set_lazy_bits,
+    set_metadata,
+    set_raw_grad,
+    swap,
+)
+from ptrtensor.client.reference import Reference
+from ptrtensor.errors import PtrTensorError, UnsupportedOpError, WorkerMismatchError
+from ptrtensor.tensor.base import Pointer
+from ptrtensor.tensor.dispatch import dispatch
+from ptrtensor.tensor.factories import Factories
+from ptrtensor.tensor.handlers import crossing, sharing
+from ptrtensor.tensor.local import LocalWorker, local_worker
+from ptrtensor.tensor.signature import check_usable
+from ptrtensor.tensor.transfer import get_pointer, move_pointer
+from ptrtensor.tensor.worker import Worker
+from ptrtensor.wire.messages import Annotate
+from ptrtensor.wire.metadata import TensorMeta
+
+HANDLERS: Final = (crossing, sharing)
+"""The modules that fill dispatch's table when they are imported."""
+
+_ids: Final = count(1)
+
+
+class PointerTensor(Pointer):
+    """A tensor at a worker, used like any other tensor.
+
+    Made by `send`, by operations on pointers, and by factories with ``device=worker.device``. It has the shape,
+    strides, dtype and autograd history of the tensor it stands for, and none of its values.
+    """
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls,
+        func: OpOverload[..., object],
+        types: tuple[type, ...],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        if len(types) > 1 and not all(issubclass(kind, Pointer) for kind in types):
+            return NotImplemented
+        return dispatch(func, args, kwargs or {}, wrap)
+
+    @classmethod
+    def __torch_function__(  # type: ignore[override]
+        cls,
+        func: Callable[..., object],
+        types: tuple[type, ...],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        replacement = REPLACED.get(func)
+        if replacement is not None:
+            return replacement(*args, **(kwargs or {}))
+        try:
+            return native_function(func, types, args, kwargs or {})
+        except WorkerMismatchError as error:
+            error.add_note(f"in the call of {getattr(func, '__name__', func)}")
+            raise
+
+    # --- what a pointer has besides what a tensor has
+
+    @property
+    def location(self) -> Worker:
+        """The worker that holds the value."""
+        return self._worker
+
+    @property
+    def id_at_location(self) -> int:
+        """The name of the value at the worker."""
+        return self._reference.name
+
+    @property
+    def id(self) -> int:
+        """The name of this pointer in this process."""
+        return self.__dict__.setdefault("_id", next(_ids))
+
+    @property
+    def owner(self) -> LocalWorker:
+        """Who holds the pointer: this process."""
+        return local_worker
+
+    @property
+    def tags(self) -> set[str]:
+        """What `tag` gave; `Worker.search` finds by them."""
+        return set(self.__dict__.get("_tags", ()))
+
+    @property
+    def description(self) -> str:
+        """What `describe` gave."""
+        return str(self.__dict__.get("_description", ""))
+
+    def tag(self, *tags: str) -> Self:
+        """Add tags at the worker, by which `Worker.search` finds the tensor."""
+        self.__dict__["_tags"] = tuple(dict.fromkeys((*self.__dict__.get("_tags", ()), *tags)))
+        return self._annotate()
+
+    def describe(self, description: str) -> Self:
+        """Describe the tensor at the worker."""
+        self.__dict__["_description"] = description
+        return self._annotate()
+
+    def _annotate(self) -> Self:
+        check_usable(self)
+        message = Annotate(self._reference.name, self.__dict__.get("_tags", ()), self.description)
+        self._worker.client.send(message)
+        return self
+
+    def get(self) -> Tensor:
+        """Fetch the value and take it away from the worker; this pointer is spent.
+
+        A leaf gives a leaf with its ``.grad``; anything else is differentiable.
+
+        :raises SpentPointerError: it was taken before.
+        :raises RemoteOpError: an operation that the value hangs on failed.
+        """
+        return get_pointer(self, wrap)
+
+    def move(self, worker: Worker) -> "PointerTensor":
+        """Take the value to another worker; this pointer is spent and the returned one stands for it."""
+        moved = move_pointer(self, worker, wrap)
+        assert isinstance(moved, PointerTensor)
+        return moved
+
+    def copy(self) -> "PointerTensor":
+        """A copy at the same worker."""
+        copied = self.clone()
+        assert isinstance(copied, PointerTensor)
+        return copied
+
+    # --- what torch answers from memory that a pointer does not have
+
+    def numpy(self, *, force: bool = False) -> NoReturn | object:  # type: ignore[override]
+        """With ``force=True`` the values are fetched, as torch does for other devices."""
+        if force:
+            return self.detach().cpu().resolve_conj().resolve_neg().numpy()
+        raise no_memory("numpy()", "use .cpu().numpy(), or numpy(force=True)")
+
+    def __array__(self, *args: object, **kwargs: object) -> NoReturn:
+        raise no_memory("numpy.asarray()", "use .cpu().numpy()")
+
+    def data_ptr(self) -> NoReturn:
+        raise no_memory("data_ptr()", "the address exists at the worker only; fetch the tensor with .cpu()")
+
+    def untyped_storage(self) -> NoReturn:
+        raise no_memory("untyped_storage()", "fetch the tensor with .cpu()")
+
+    def storage(self) -> NoReturn:
+        raise no_memory("storage()", "fetch the tensor with .cpu()")
+
+    def share_memory_(self) -> NoReturn:
+        raise no_memory("share_memory_()", "fetch the tensor with .cpu()")
+
+    def is_shared(self) -> bool:
+        return False
+
+    def tolist(self) -> object:
+        """The values as Python numbers, fetched once."""
+        return self.detach().cpu().tolist()
+
+    def __reduce_ex__(self, protocol: object) -> str | tuple[object, ...]:
+        """Pickling and `torch.save` write the values, as a tensor in main memory, never an address."""
+        value = self.detach().cpu().requires_grad_(self.requires_grad)
+        reduced: tuple[object, ...] = value.__reduce_ex__(protocol)
+        return reduced
+
+    def __copy__(self) -> Tensor:
+        alias = self.detach().requires_grad_(self.requires_grad)
+        return torch.nn.Parameter(alias, self.requires_grad) if isinstance(self, torch.nn.Parameter) else alias
+
+    def __tensor_flatten__(self) -> tuple[list[str], object]:
+        """Tells `Module.to` to keep a parameter's identity; there is no inner tensor to trace."""
+        return [], None
+
+    @staticmethod
+    def __tensor_unflatten__(*args: object) -> NoReturn:
+        raise UnsupportedOpError("a pointer cannot be traced: it has no tensors inside")
+
+    # --- attributes that must move the reference, or hold a rule, as well
+
+    @property
+    def data(self) -> Tensor:
+        """The same tensor without its history; assigning another tensor makes this one stand for it (D5)."""
+        return self.detach()
+
+    @data.setter
+    def data(self, other: Tensor) -> None:
+        if isinstance(other, PointerTensor):
+            set_metadata(self, other)
+            self._worker, self._reference, self._meta = other._worker, other._reference, other._meta
+            return
+        grad = raw_grad(self)
+        set_raw_grad(self, None)
+        swap(self, like(self, other))
+        if grad is not None:
+            self.grad = grad.cpu()
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient, at the same worker.
+
+        :raises WorkerMismatchError: a function of the user put one there that lives elsewhere.
+        """
+        grad = raw_grad(self)
+        if grad is not None:
+            self._check_grad(grad)
+        return grad
+
+    @grad.setter
+    def grad(self, grad: Tensor | None) -> None:
+        if grad is not None:
+            self._check_grad(grad)
+        set_raw_grad(self, grad)
+
+    @grad.deleter
+    def grad(self) -> None:
+        set_raw_grad(self, None)
+
+    def _check_grad(self, grad: Tensor) -> None:
+        if isinstance(grad, Pointer) and grad._worker is self._worker:
+            return
+        where = f"at worker {grad._worker.id}" if isinstance(grad, Pointer) else f"here ({grad.device})"
+        raise WorkerMismatchError(
+            f"the gradient of a tensor of worker {self._worker.id} must be there too, this one is {where}: "
+            "send() or move() it first"
+        )
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
+        """Class, shape, dtype and the way to the value; never waits, never fetches."""
+        shape = tuple(self._meta.shape)
+        way = f"{local_worker.id}:{self.id} -> {self._worker.id}:{self._reference.name}"
+        spent = " spent" if self._reference.spent is not None else ""
+        tags = "".join(f" {tag}" for tag in sorted(self.tags))
+        return f"PointerTensor({way}, shape={shape}, dtype=torch.{self._meta.dtype}{tags}{spent})"
+
+
+def wrap(worker: Worker, reference: Reference, meta: TensorMeta, offset: int) -> PointerTensor:
+    """A pointer with this metadata."""
+    pointer = torch.Tensor._make_wrapper_subclass(
+        PointerTensor,
+        meta.shape,
+        meta.stride,
+        offset,
+        dtype=DTYPES[meta.dtype],
+        device=worker.device,
+    )
+    assert isinstance(pointer, PointerTensor)
+    if meta.conj or meta.neg:
+        set_lazy_bits(pointer, meta.conj, meta.neg)
+    pointer._worker = worker
+    pointer._reference = reference
+    pointer._meta = meta
+    return pointer
+
+
+def like(pointer: Tensor, value: Tensor) -> Tensor:
+    """The value as a parameter, if the pointer is one."""
+    value = value.detach()
+    if isinstance(pointer, torch.nn.Parameter):
+        return torch.nn.Parameter(value, pointer.requires_grad)
+    return value.requires_grad_(pointer.requires_grad)
+
+
+def no_memory(what: str, mend: str) -> UnsupportedOpError:
+    return UnsupportedOpError(f"{what} needs the values in this process, and a pointer has none: {mend}")
+
+
+def compatible(tensor: Tensor, other: Tensor) -> bool:
+    """Lets `Module.cpu()` assign to `.data`, whose setter keeps the parameter's identity (D4)."""
+    return isinstance(tensor, PointerTensor)
+
+
+REPLACED: Final[dict[Callable[..., object], Callable[..., object]]] = {
+    torch._has_compatible_shallow_copy_type: compatible
+}
+"""Functions of torch that are decided above autograd, by the call as it was written (D19)."""
+
+factories: Final = Factories(wrap)

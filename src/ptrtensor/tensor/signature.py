@@ -1,0 +1,248 @@
+"""The signature of a call: what its result's metadata can depend on, and nothing else (D6).
+
+`read` walks the arguments once, on every call, and returns the key, the fields of the command and the pointers in
+the order of the slots. `form` walks them in the same order, once for each new key, and returns the instruction's
+arguments.
+"""
+
+import struct
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from ptrtensor._torch import (
+    DTYPE_NAMES,
+    LAYOUT_NAMES,
+    MEMORY_FORMAT_NAMES,
+    draw_seed,
+    in_backward,
+    meta_of,
+)
+from ptrtensor.errors import SpentPointerError, UnsupportedOpError
+from ptrtensor.tensor.base import Pointer
+from ptrtensor.tensor.mismatch import foreign_device, local_tensor, two_workers
+from ptrtensor.tensor.operation import Operation
+from ptrtensor.tensor.worker import Worker, devices
+from ptrtensor.wire.instruction import (
+    Argument,
+    ComplexConstant,
+    ComputeDevice,
+    Constant,
+    FloatSlot,
+    IntegerSlot,
+    Items,
+    Leaf,
+    NamedConstant,
+    ObjectSlot,
+)
+
+
+class Marker:
+    """An element of a key that equals nothing but itself: `1 == True == 1.0` must be three keys."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+TRUE: Final = Marker("true")
+FALSE: Final = Marker("false")
+INTEGER: Final = Marker("integer")
+FLOAT: Final = Marker("float")
+LIST: Final = Marker("list")
+LOCAL: Final = Marker("local")
+GENERATOR: Final = Marker("generator")
+DEVICE: Final = Marker("device")
+
+MIN_FIELD: Final = -(2**63)
+MAX_FIELD: Final = 2**63 - 1
+
+Args = tuple[object, ...]
+Kwargs = dict[str, object]
+_double: Final = struct.Struct("<d").pack
+
+
+class Call:
+    """One call as its signature sees it."""
+
+    __slots__ = ("args", "fields", "generator", "key", "kwargs", "locals", "operation", "pointers", "worker")
+
+    def __init__(self, operation: Operation, args: Args, kwargs: Kwargs, worker: Worker | None) -> None:
+        self.operation = operation
+        self.args = args
+        self.kwargs = kwargs
+        self.worker = worker
+        self.key: list[object] = [operation.number]
+        self.fields: list[int | float] = []
+        self.pointers: list[Pointer | None] = []
+        self.locals: list[tuple[int, Tensor]] = []
+        self.generator: torch.Generator | None = None
+        for value in args:
+            self._read(value)
+        for name, value in kwargs.items():
+            self.key.append(name)
+            self._read(value)
+        if len(self.pointers) > 1:
+            self._read_identities()
+
+    def _read(self, value: object) -> None:
+        key = self.key
+        if isinstance(value, Pointer):
+            if value._worker is not self.worker:
+                self._adopt(value)
+            reference = value._reference
+            if reference.spent is not None:
+                check_usable(value)
+            key.append(value._meta)
+            self.fields.append(reference.name)
+            self.pointers.append(value)
+            if self.operation.offset_matters:
+                key.append(value.storage_offset())
+            return
+        kind = type(value)
+        if kind is bool:
+            key.append(TRUE if value else FALSE)
+        elif kind is int:
+            if self.operation.numbers_are_fields and MIN_FIELD <= value <= MAX_FIELD:  # type: ignore[operator]
+                key.append(INTEGER)
+                self.fields.append(value)  # type: ignore[arg-type]
+            else:
+                key.append(value)
+        elif kind is float:
+            if self.operation.numbers_are_fields:
+                key.append(FLOAT)
+                self.fields.append(value)  # type: ignore[arg-type]
+            else:
+                key.append(_double(value))
+        elif value is None or kind is str:
+            key.append(value)
+        else:
+            self._read_other(value)
+
+    def _read_other(self, value: object) -> None:
+        key = self.key
+        if isinstance(value, list | tuple):
+            key.append(LIST)
+            key.append(len(value))
+            for item in value:
+                self._read(item)
+        elif isinstance(value, Tensor):
+            self._read_local(value)
+        elif isinstance(value, torch.dtype | torch.layout | torch.memory_format):
+            key.append(value)
+        elif isinstance(value, torch.device):
+            if self.worker is None:
+                self.worker = devices.worker(value)
+            elif value != self.worker.device:
+                raise foreign_device(self.operation, value, self.worker)
+            key.append(DEVICE)
+        elif isinstance(value, complex):
+            key.append(struct.pack("<dd", value.real, value.imag))
+        elif isinstance(value, torch.Generator):
+            self.generator = value
+            key.append(GENERATOR)
+        else:
+            raise UnsupportedOpError(
+                f"{self.operation.op} was called with a {type(value).__name__}, which cannot be sent to a worker"
+            )
+
+    def _read_local(self, value: Tensor) -> None:
+        """What CUDA lets mix: a number in a 0-dim tensor, and indices, from main memory."""
+        if value.device.type != "cpu" or not (value.dim() == 0 or self.operation.takes_local_indices):
+            raise local_tensor(self.operation, self.args, self.kwargs, value)
+        self.key += (LOCAL, meta_of(value))
+        self.locals.append((len(self.fields), value))
+        self.fields.append(0)
+        self.pointers.append(None)
+
+    def _adopt(self, pointer: Pointer) -> None:
+        if self.worker is not None:
+            raise two_workers(self.operation, self.args, self.kwargs)
+        self.worker = pointer._worker
+
+    def _read_identities(self) -> None:
+        """Which arguments are the same tensor is part of the key, if any are."""
+        names = [id(pointer) for pointer in self.pointers if pointer is not None]
+        if len(set(names)) != len(names):
+            self.key.append(tuple(names.index(name) for name in names))
+
+    def written_places(self) -> list[int]:
+        """Which of `pointers` the operation writes to."""
+        operation = self.operation
+        places, place = [], 0
+        given = [(position in operation.written_positions, value) for position, value in enumerate(self.args)]
+        given += [(name in operation.written_keywords, value) for name, value in self.kwargs.items()]
+        for written, value in given:
+            for item in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(item, Tensor):
+                    if written:
+                        places.append(place)
+                    place += 1
+        return places
+
+    def seed(self) -> int:
+        """A seed for this command, from the generator that was given or the caller's default one."""
+        assert self.worker is not None
+        return 0 if self.worker.sequential else draw_seed(self.generator)
+
+
+def check_usable(pointer: Pointer) -> None:
+    """Refuse a spent pointer, except to a graph that was recorded before it was spent (D4)."""
+    spent = pointer._reference.spent
+    if spent is not None and not in_backward():
+        raise SpentPointerError(spent)
+
+
+def form(call: Call) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
+    """The arguments of the instruction for calls of this signature, slots in the order of the fields."""
+    names = call.operation.argument_names
+    positional = tuple(
+        argument(call.operation, value)
+        for value in call.args
+    )
+    keywords = {
+        name: argument(call.operation, value)
+        for name, value in call.kwargs.items()
+        if name in names and not isinstance(value, torch.Generator)
+    }
+    return positional, keywords
+
+
+def argument(operation: Operation, value: object) -> Argument:
+    if isinstance(value, list | tuple):
+        return Items(tuple(leaf(operation, item) for item in value))
+    return leaf(operation, value)
+
+
+def leaf(operation: Operation, value: object) -> Leaf:
+    match value:
+        case Tensor():
+            return ObjectSlot()
+        case bool():
+            return Constant(value)
+        case int() if operation.numbers_are_fields and MIN_FIELD <= value <= MAX_FIELD:
+            return IntegerSlot()
+        case float() if operation.numbers_are_fields:
+            return FloatSlot()
+        case None | int() | float() | str():
+            return Constant(value)
+        case complex():
+            return ComplexConstant(value.real, value.imag)
+        case torch.dtype():
+            return NamedConstant("dtype", DTYPE_NAMES[value])
+        case torch.layout() if value in LAYOUT_NAMES:
+            return NamedConstant("layout", LAYOUT_NAMES[value])
+        case torch.memory_format():
+            return NamedConstant("memory_format", MEMORY_FORMAT_NAMES[value])
+        case torch.device():
+            return ComputeDevice()
+        case torch.Generator():
+            return Constant(None)
+        case _:
+            raise UnsupportedOpError(
+                f"{operation.op} was called with {value!r}, which cannot be sent to a worker: "
+                "pointers are of strided layout only"
+            )

@@ -1,0 +1,94 @@
+"""The verbs of ownership: send, get, move (D4)."""
+
+import sys
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from ptrtensor._torch import raw_grad, set_raw_grad, use_count
+from ptrtensor.errors import SpentPointerError, UnsupportedOpError
+from ptrtensor.tensor.autograd import apply_get, apply_move, apply_send
+from ptrtensor.tensor.base import Pointer, Wrap
+from ptrtensor.tensor.handlers.crossing import pointer_to, value_of
+from ptrtensor.tensor.signature import check_usable
+from ptrtensor.tensor.worker import Worker, call_sites
+from ptrtensor.wire.messages import Hide
+
+OWN_REFERENCES: Final = 3
+"""Who holds a pointer's reference while `spend` looks at it: the pointer, a local name, the count itself."""
+
+
+def send_tensor(tensor: Tensor, worker: Worker, wrap: Wrap) -> Pointer:
+    """Copy a local tensor to a worker; a leaf gives a leaf with its gradient, anything else is differentiable."""
+    if isinstance(tensor, Pointer):
+        raise UnsupportedOpError(
+            f"this is a pointer to worker {tensor._worker.id} already: use move() to take it to {worker.id}"
+        )
+    if not tensor.is_leaf:
+        return apply_send(tensor, worker, wrap)
+    with torch.no_grad():
+        pointer = pointer_to(tensor, worker, wrap)
+    pointer.requires_grad_(tensor.requires_grad)
+    if tensor.grad is not None:
+        pointer.grad = send_tensor(tensor.grad, worker, wrap)
+    return pointer
+
+
+def get_pointer(pointer: Pointer, wrap: Wrap) -> Tensor:
+    """Fetch the value and take it away from the worker; a leaf gives a leaf with its gradient."""
+    check_usable(pointer)
+    if not pointer.is_leaf:
+        tensor = apply_get(pointer, wrap)
+        spend(pointer, "get()")
+        return tensor
+    with torch.no_grad():
+        tensor = value_of(pointer)
+    tensor.requires_grad_(pointer.requires_grad)
+    grad = raw_grad(pointer)
+    if isinstance(grad, Pointer):
+        tensor.grad = get_pointer(grad, wrap)
+        set_raw_grad(pointer, None)
+    spend(pointer, "get()")
+    return tensor
+
+
+def move_pointer(pointer: Pointer, worker: Worker, wrap: Wrap) -> Pointer:
+    """Take the value from its worker to another one; a leaf gives a leaf with its gradient."""
+    check_usable(pointer)
+    if pointer._worker is worker:
+        return pointer
+    if not pointer.is_leaf:
+        moved = apply_move(pointer, worker, wrap)
+        spend(pointer, "move()")
+        return moved
+    with torch.no_grad():
+        moved = pointer_to(value_of(pointer), worker, wrap)
+    moved.requires_grad_(pointer.requires_grad)
+    grad = raw_grad(pointer)
+    if isinstance(grad, Pointer):
+        moved.grad = move_pointer(grad, worker, wrap)
+        set_raw_grad(pointer, None)
+    spend(pointer, "move()")
+    return moved
+
+
+def spend(pointer: Pointer, verb: str) -> None:
+    """The pointer stands for nothing any more; what a recorded graph needs stays at the worker, unlisted."""
+    worker, reference = pointer._worker, pointer._reference
+    site = call_sites.current()
+    reference.spent = (
+        f"the value of this pointer was taken away from worker {worker.id} by {verb} at {site}\n"
+        f"  use what {verb} returned; to keep the pointer, fetch a copy with .cpu() instead"
+    )
+    if pointer.is_leaf and pointer.requires_grad:
+        reason = reference.spent
+
+        def refuse(grad: Tensor) -> None:
+            raise SpentPointerError(f"a gradient arrived for a leaf that is gone: {reason}")
+
+        pointer.register_hook(refuse)
+    if use_count(pointer) > 1 or sys.getrefcount(reference) > OWN_REFERENCES:
+        worker.client.send(Hide(reference.name))
+    else:
+        worker.client.drops.append(reference.name)

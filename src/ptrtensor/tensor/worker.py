@@ -1,0 +1,175 @@
+"""A worker as the caller sees it: a device, an inference cache, and a client that speaks with the worker itself."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import torch
+from torch import Tensor
+
+from ptrtensor._torch import Flags, bytes_of, dense, meta_of, read_flags, tensor_of
+from ptrtensor.client.callsite import PTRTENSOR_FOLDER, CallSites, library_folder
+from ptrtensor.client.client import Client
+from ptrtensor.client.reference import Reference
+from ptrtensor.errors import ProtocolError
+from ptrtensor.tensor.cache import Cache
+from ptrtensor.tensor.device import Devices, install
+from ptrtensor.wire import messages
+from ptrtensor.wire.metadata import TensorMeta
+
+call_sites: Final = CallSites((library_folder(torch.__file__), PTRTENSOR_FOLDER))
+
+
+class Worker(ABC):
+    """Somebody who holds tensors and computes on them: `VirtualWorker`, `ProcessWorker` or `RemoteWorker`.
+
+    As a context manager it is its device's: ``with bob:`` makes factories build at bob.
+    """
+
+    def __init__(self, id: str, client: Client, compute_device: str) -> None:
+        self.id = id
+        self.client = client
+        self.compute_device = torch.device(compute_device)
+        self.cache = Cache()
+        self._flags: Flags = read_flags()
+        self._flags_seen: dict[Flags, int] = {self._flags: 0}
+        self._flags_number = 0
+        self._sequential = False
+        self.device = devices.register(self)
+        """`torch.device("lazy", k)`: what works with any other device of torch works with it."""
+        devices.occupy(self, self.device)
+        self.client.send(messages.Configure(messages.Settings(*self._flags)))
+
+    # --- what users call
+
+    @property
+    def objects(self) -> Mapping[int, Tensor | TensorMeta]:
+        """Name to object, read-only: the tensors themselves where the worker is in this process, else metadata."""
+        found, _ = self.client.request(messages.Inventory, messages.Found)
+        return {entry.name: entry.extent.meta for entry in found.entries}
+
+    @abstractmethod
+    def send(self, tensor: Tensor) -> Tensor:
+        """Copy a local tensor to this worker and return a pointer to it; `ptrtensor.send` is typed more precisely."""
+
+    @abstractmethod
+    def search(self, *tags: str) -> Sequence[Tensor]:
+        """Pointers to the worker's objects that have all of these tags."""
+
+    def synchronize(self) -> None:
+        """Wait until the worker has run everything.
+
+        :raises RemoteOpError: an operation failed that nobody has seen yet.
+        """
+        self.client.synchronize()
+
+    def recover(self) -> None:
+        """Go on after a failure: values that a skipped operation was to change are as before it again.
+
+        What a failing operation may have half written stays unusable. Failures reported so far count as seen.
+        """
+        self.client.request(messages.Recover, messages.Done)
+        self.client.failures.forget()
+
+    def manual_seed(self, seed: int | None) -> None:
+        """Draw random numbers in order from one generator at the worker, as a local program seeded with `seed` does.
+
+        None ends that: each operation brings a seed from this process's generator again.
+        """
+        self.client.send(messages.ManualSeed(seed))
+        self._sequential = seed is not None
+
+    def stats(self) -> dict[str, int]:
+        """Counters: commands, waits, bytes each way, cache hits and misses, live objects and bytes at the worker."""
+        counters, _ = self.client.request(messages.Statistics, messages.Counters)
+        return {
+            "commands": counters.commands,
+            "waits": self.client.waits,
+            "bytes_sent": self.client.bytes_sent,
+            "bytes_received": self.client.bytes_received,
+            "cache_hits": self.cache.hits,
+            "cache_misses": self.cache.misses,
+            "objects": counters.objects,
+            "object_bytes": counters.object_bytes,
+            "poisoned": counters.poisoned,
+        }
+
+    def close(self) -> None:
+        """End the session; its objects are freed. May be called twice.
+
+        :raises RemoteOpError: an operation failed and nobody has seen it.
+        """
+        error = self.client.close()
+        devices.release(self, self.device)
+        if error is not None:
+            raise error
+
+    def __enter__(self) -> Self:
+        self.device.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.device.__exit__(kind, error, trace)
+
+    def __repr__(self) -> str:
+        state = " closed" if self.client.lost is not None else ""
+        return f"<{type(self).__name__} id:{self.id}{state}>"
+
+    def abandon(self) -> None:
+        """In a forked child: this worker is the parent's."""
+        self.client.abandon()
+
+    # --- what dispatch calls
+
+    @property
+    def alive(self) -> Client:
+        return self.client
+
+    def mirror_flags(self) -> int:
+        """Tell the worker of flags that changed since the last command; returns a small number for the set of them."""
+        flags = read_flags()
+        if flags != self._flags:
+            self.client.send(messages.Configure(messages.Settings(*flags)))
+            self._flags = flags
+            self._flags_number = self._flags_seen.setdefault(flags, len(self._flags_seen))
+        return self._flags_number
+
+    def put(self, tensor: Tensor, *, host: bool = False) -> tuple[Reference, TensorMeta]:
+        """Copy a local tensor's value to the worker; `host` keeps it in the worker's main memory."""
+        self.client.check()
+        plain = dense(tensor.to("cpu"))
+        meta = meta_of(plain)
+        reference = Reference(self.client, self.client.reserve())
+        self.client.send(messages.Put(reference.name, meta, host), bytes_of(plain))
+        return reference, meta
+
+    def fetch(self, reference: Reference) -> Tensor:
+        """Copy a value from the worker."""
+        value, payload = self.fetch_value(reference)
+        if value.meta is None:
+            raise ProtocolError(f"worker {self.id} sent no tensor")
+        return tensor_of(value.meta, payload)
+
+    def fetch_value(self, reference: Reference) -> tuple[messages.Value, memoryview]:
+        return self.client.request(lambda number: messages.Fetch(number, reference.name), messages.Value)
+
+    def read_generator(self) -> Tensor | None:
+        if not self._sequential:
+            return None
+        value, payload = self.client.request(messages.ReadGenerator, messages.Value)
+        return None if value.meta is None else tensor_of(value.meta, payload)
+
+    def write_generator(self, state: Tensor) -> None:
+        self.client.send(messages.WriteGenerator(meta_of(state)), bytes_of(state.contiguous()))
+
+    @property
+    def sequential(self) -> bool:
+        """Whether `manual_seed` is in force, so that commands need no seed."""
+        return self._sequential
+
+
+devices: Final[Devices[Worker]] = Devices()
+install(devices)

@@ -1,0 +1,44 @@
+"""What a client needs of a transport, and what it is to a worker."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from ptrtensor.wire.connection import Buffer, Event
+from ptrtensor.wire.messages import ClientMessage, WorkerMessage
+
+Handler = Callable[[ClientMessage, memoryview], Iterable[tuple[WorkerMessage, Buffer | None]]]
+"""A worker's session: one message with its payload in, the replies with theirs out."""
+
+
+class Transport(Protocol):
+    """One ordered, reliable way to one worker.
+
+    `send` is called by one thread at a time, `wait` and `poll` by one thread at a time. What arrives is appended to
+    `events`; the caller takes an event off when it has dealt with it. After an interruption (Ctrl-C) every method
+    may be called again: nothing is lost, and at worst an event arrives twice.
+    """
+
+    events: deque[Event[WorkerMessage]]
+
+    def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
+        """Hand over one message; when it returns the payload may be changed again.
+
+        :raises WorkerLostError: the worker is gone.
+        """
+
+    def wait(self) -> None:
+        """Return when `events` is not empty.
+
+        :raises WorkerLostError: the worker is gone.
+        :raises ProtocolError: the worker broke the protocol.
+        """
+
+    def poll(self) -> None:
+        """Move what has arrived to `events`, without waiting."""
+
+    def close(self) -> None:
+        """Give the connection up. May be called twice."""
+
+    def abandon(self) -> None:
+        """Close what a forked child inherited, without a word to the worker, which is its parent's."""

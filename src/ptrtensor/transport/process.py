@@ -1,0 +1,87 @@
+"""A worker process on this machine, and the socket to it."""
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from ptrtensor.errors import WorkerLostError
+
+START_SECONDS: Final = 120.0
+END_SECONDS: Final = 10.0
+PACKAGE_PARENT: Final = str(Path(__file__).parents[2])
+
+
+class WorkerProcess:
+    """Started by running a module, so the starter's script needs no `if __name__ == "__main__"`.
+
+    Its standard input is a pipe from this process that is never written to again: when this process ends, however
+    it ends, the pipe does and the worker with it.
+    """
+
+    def __init__(self, worker: str, compute_device: str, *, unix: bool = hasattr(socket, "AF_UNIX")) -> None:
+        self.token = secrets.token_hex(16)
+        options = ["--id", worker, "--compute-device", compute_device]
+        if unix:
+            self.socket, theirs = socket.socketpair()
+            with theirs:
+                self._start(["--fd", str(theirs.fileno()), *options], pass_fds=(theirs.fileno(),))
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                listener.settimeout(START_SECONDS)
+                self._start(["--connect", "{}:{}".format(*listener.getsockname()), *options], pass_fds=())
+                self.socket = self._accept(listener)
+
+    def _start(self, options: list[str], pass_fds: tuple[int, ...]) -> None:
+        path = os.pathsep.join(filter(None, (PACKAGE_PARENT, os.environ.get("PYTHONPATH"))))
+        # Huge pages for large tensors: first touch of ordinary ones costs as much as receiving them.
+        environment = {"THP_MEM_ALLOC_ENABLE": "1", **os.environ, "PYTHONPATH": path}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ptrtensor.worker", *options],
+            stdin=subprocess.PIPE,
+            pass_fds=pass_fds,
+            env=environment,
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{self.token}\n".encode())
+        self.process.stdin.flush()
+
+    def _accept(self, listener: socket.socket) -> socket.socket:
+        """The first connection that knows the token is the worker's."""
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError as error:
+                self.end()
+                raise WorkerLostError(f"the worker process did not start: {error}") from error
+            sock.settimeout(START_SECONDS)
+            with contextlib.suppress(OSError):
+                if sock.recv(len(self.token), socket.MSG_WAITALL) == self.token.encode():
+                    return sock
+            sock.close()
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while the process runs."""
+        return self.process.poll()
+
+    def end(self) -> None:
+        """End the process, at once if it does not end by itself. May be called twice."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the pipe, so that the worker ends with its starter and not with this one."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.returncode = 0

@@ -1,0 +1,202 @@
+"""A worker at the other end of a stream socket: unix or TCP."""
+
+import contextlib
+import select
+import socket
+from collections import deque
+from typing import Final
+
+from ptrtensor.errors import WorkerLostError
+from ptrtensor.transport.base import Handler
+from ptrtensor.wire.connection import Buffer, Connection, Incoming, client_connection, encode, worker_connection
+from ptrtensor.wire.messages import ClientMessage, Refused, WorkerMessage
+
+SOCKET_BUFFER_BYTES: Final = 1024 * 1024
+CONNECT_SECONDS: Final = 10.0
+
+
+class Piece:
+    """A buffer on its way out, and how much of it the system has taken so far."""
+
+    __slots__ = ("counts", "view")
+
+    def __init__(self, buffer: Buffer) -> None:
+        self.view = memoryview(buffer).cast("B")
+        self.counts: list[int] = []
+
+    def rest(self) -> memoryview:
+        return self.view[sum(self.counts) :]
+
+
+class Stream:
+    """A non-blocking socket with a connection: the part that both ends share.
+
+    Ctrl-C can strike between a system call and the next line of Python. Counts of bytes therefore go from the call
+    into a list within one C call (`list.extend(map(call, ...))`), never through a local variable.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+        if sock.family != getattr(socket, "AF_UNIX", None):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = sock
+        self._outbox: deque[Piece] = deque()
+
+    def enqueue(self, pieces: list[Buffer]) -> None:
+        self._outbox.extend([Piece(piece) for piece in pieces])
+
+    def write(self) -> bool:
+        """Send what the system takes; True when nothing is left."""
+        while self._outbox:
+            piece = self._outbox[0]
+            rest = piece.rest()
+            if not len(rest):
+                self._outbox.popleft()
+                continue
+            try:
+                piece.counts.extend(map(self.socket.send, (rest,)))
+            except BlockingIOError:
+                return False
+        return True
+
+    def read(self, connection: Connection[Incoming]) -> bool:
+        """Receive what is there; False when nothing is.
+
+        :raises EOFError: the peer closed the stream.
+        """
+        connection.advance()
+        before = len(connection.arrived)
+        try:
+            connection.arrived.extend(map(self.socket.recv_into, (connection.buffer(),)))
+        except BlockingIOError:
+            return False
+        if len(connection.arrived) > before and connection.arrived[-1] == 0:
+            raise EOFError
+        connection.advance()
+        return True
+
+    def wait(self, *, readable: bool, writable: bool) -> None:
+        poller = select.poll()
+        poller.register(
+            self.socket, (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0)
+        )
+        poller.poll()
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class SocketTransport:
+    """A client's end of a socket."""
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        self._stream = Stream(sock)
+        self._connection = client_connection()
+        self._peer = peer
+        self._lost: str | None = None
+        self.events = self._connection.events
+
+    def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
+        self._check()
+        self._stream.enqueue(encode(message, payload))
+        try:
+            while not self._stream.write():
+                # Both sides would stand still if this one did not go on reading while it cannot write.
+                self._stream.wait(readable=True, writable=True)
+                self._stream.read(self._connection)
+        except (OSError, EOFError) as error:
+            self._lose(error)
+
+    def wait(self) -> None:
+        while not self.events:
+            self._check()
+            try:
+                self._stream.write()
+                if not self._stream.read(self._connection):
+                    self._stream.wait(readable=True, writable=False)
+            except (OSError, EOFError) as error:
+                self._lose(error)
+
+    def poll(self) -> None:
+        if self._lost is None:
+            try:
+                while self._stream.read(self._connection):
+                    pass
+            except (OSError, EOFError) as error:
+                self._lost = self._explain(error)
+
+    def close(self) -> None:
+        if self._lost is None:
+            self._lost = f"the connection to {self._peer} was closed by this side"
+        self._stream.close()
+
+    def abandon(self) -> None:
+        self.close()
+
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise WorkerLostError(self._lost)
+
+    def _lose(self, error: Exception) -> None:
+        """The stream is dead; a last word of the worker that says why comes first."""
+        self._lost = self._explain(error)
+        if not any(isinstance(event.message, Refused) for event in self.events):
+            raise WorkerLostError(self._lost) from error
+
+    def _explain(self, error: Exception) -> str:
+        how = "in the middle of a message" if self._connection.cut else "the worker ended"
+        what = how if isinstance(error, EOFError) else str(error)
+        return (
+            f"the connection to {self._peer} is lost ({what}); what it held is gone: "
+            "start it again and send the data anew"
+        )
+
+
+def serve(sock: socket.socket, handle: Handler) -> None:
+    """A worker's end: answer messages on this socket until the client closes it.
+
+    :raises ProtocolError: the client broke the protocol; it has been told, the caller closes the socket.
+    :raises OSError: the connection broke.
+    """
+    stream = Stream(sock)
+    connection = worker_connection()
+    while True:
+        try:
+            if not stream.read(connection):
+                stream.wait(readable=True, writable=False)
+                continue
+        except EOFError:
+            return
+        finally:
+            while connection.events:
+                event = connection.events.popleft()
+                for reply, payload in handle(event.message, event.payload):
+                    stream.enqueue(encode(reply, payload))
+                while not stream.write():
+                    stream.wait(readable=False, writable=True)
+
+
+def refuse(sock: socket.socket, reply: WorkerMessage) -> None:
+    """Send a last message if the client still takes one, without waiting for it."""
+    with contextlib.suppress(OSError):
+        stream = Stream(sock)
+        stream.enqueue(encode(reply))
+        stream.write()
+
+
+def connect(host: str, port: int, peer: str) -> SocketTransport:
+    """A transport to a worker that listens on this address.
+
+    :raises WorkerLostError: nobody listens there.
+    """
+    try:
+        sock = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
+    except OSError as error:
+        raise WorkerLostError(
+            f"nobody answers at {host}:{port} ({error}); start a worker there: "
+            f"python -m ptrtensor.worker --listen {host}:{port}"
+        ) from error
+    return SocketTransport(sock, peer)

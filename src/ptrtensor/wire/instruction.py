@@ -1,0 +1,96 @@
+"""Instructions: an operation with the form of its arguments, defined once and then used by number [P5].
+
+A command is the number, one fixed-width field for each slot in the order of the arguments, a seed where the
+operation draws random numbers, and the name of the first result; `layout` is its `struct` format.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import msgspec
+
+from ptrtensor.wire.metadata import TensorMeta
+
+DROP: Final = 0
+"""The one command that is no instruction: the names that follow are forgotten [P5.6]."""
+
+DROP_HEADER: Final = struct.Struct("<QQ")
+NUMBER: Final = struct.Struct("<Q")
+
+
+class ObjectSlot(msgspec.Struct, frozen=True, tag="o", array_like=True):
+    """A tensor at the worker; the command carries its name."""
+
+
+class IntegerSlot(msgspec.Struct, frozen=True, tag="i", array_like=True):
+    """A number that does not shape the result; the command carries it as 64 bits, signed."""
+
+
+class FloatSlot(msgspec.Struct, frozen=True, tag="f", array_like=True):
+    """A number that does not shape the result; the command carries it as an IEEE double."""
+
+
+class Constant(msgspec.Struct, frozen=True, tag="c", array_like=True):
+    """A value that is part of the instruction."""
+
+    value: bool | int | float | str | None
+
+
+class ComplexConstant(msgspec.Struct, frozen=True, tag="z", array_like=True):
+    real: float
+    imaginary: float
+
+
+class NamedConstant(msgspec.Struct, frozen=True, tag="n", array_like=True):
+    """A dtype, layout or memory format, by the name it has in torch."""
+
+    kind: Literal["dtype", "layout", "memory_format"]
+    name: str
+
+
+class ComputeDevice(msgspec.Struct, frozen=True, tag="d", array_like=True):
+    """The device on which this worker computes, whatever that is."""
+
+
+Leaf = ObjectSlot | IntegerSlot | FloatSlot | Constant | ComplexConstant | NamedConstant | ComputeDevice
+
+
+class Items(msgspec.Struct, frozen=True, tag="l", array_like=True):
+    """A list. No operation of torch nests them, so the type bounds the depth [P3.3]."""
+
+    items: tuple[Leaf, ...]
+
+
+Argument = Leaf | Items
+
+SLOT_FORMAT: Final[dict[type, str]] = {ObjectSlot: "Q", IntegerSlot: "q", FloatSlot: "d"}
+
+
+class Instruction(msgspec.Struct, frozen=True, array_like=True):
+    """What a number stands for on this connection.
+
+    `expected` is the caller's prediction of the fresh results in order, checked when the instruction first runs;
+    None where only the worker can know.
+    """
+
+    number: int
+    op: str
+    positional: tuple[Argument, ...]
+    keywords: dict[str, Argument]
+    draws: bool
+    expected: tuple[TensorMeta | None, ...] | None
+
+    def leaves(self) -> Iterator[Leaf]:
+        """Every leaf in the order of the command's fields."""
+        for argument in (*self.positional, *self.keywords.values()):
+            if isinstance(argument, Items):
+                yield from argument.items
+            else:
+                yield argument
+
+
+def layout(instruction: Instruction) -> struct.Struct:
+    """The format of this instruction's commands [P5.2]."""
+    slots = "".join(SLOT_FORMAT.get(type(leaf), "") for leaf in instruction.leaves())
+    return struct.Struct("<Q" + slots + ("Q" if instruction.draws else "") + "Q")

@@ -1,0 +1,28 @@
+"""What a peer may announce at most [P3]. Every length is checked against these before memory is reserved."""
+
+from typing import Final
+
+PROTOCOL_VERSION: Final = 1
+
+MAX_HELLO_BYTES: Final = 4 * 1024
+"""A peer that has not said hello yet gets a few kilobytes of our memory, not more."""
+
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+"""The typed part of a message. Tensor values travel beside it."""
+
+MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+"""The commands of one batch; a client sends a few kilobytes at a time."""
+
+MAX_PAYLOAD_BYTES: Final = 64 * 1024**3
+"""The bytes of one tensor, which must also equal what its metadata says."""
+
+MAX_INSTRUCTIONS: Final = 4096
+"""Definitions that a worker keeps for one session; a client reuses their numbers."""
+
+MAX_RESULTS: Final = 65536
+"""Results of one command; as many names are reserved where the count depends on data."""
+
+MAX_DIMENSIONS: Final = 64
+
+MAX_FAILURE_TEXT: Final = 16 * 1024
+"""Characters kept of one failure's text."""

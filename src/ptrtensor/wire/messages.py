@@ -1,0 +1,252 @@
+"""The closed set of messages [P4]. Anything else on the wire is a `ProtocolError`.
+
+A message may have a payload, raw bytes that travel beside it: the values of a tensor, or a batch's commands.
+"""
+
+from typing import Final
+
+import msgspec
+
+from ptrtensor.wire.instruction import Instruction
+from ptrtensor.wire.metadata import TensorMeta
+
+
+class Settings(msgspec.Struct, frozen=True, array_like=True):
+    """The flags of the caller's process that change results; mirrored before the next command [P6]."""
+
+    default_dtype: str = "float32"
+    deterministic: bool = False
+    deterministic_warn_only: bool = False
+    fill_uninitialized: bool = True
+    matmul_precision: str = "highest"
+    flash_attention: bool = True
+    memory_efficient_attention: bool = True
+    math_attention: bool = True
+    cudnn_attention: bool = True
+    mkldnn: bool = True
+    flush_denormal: bool = False
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """What went wrong with one command: its sequence number, the operation with its shapes, and why."""
+
+    sequence: int
+    operation: str
+    error: str
+    traceback: str
+
+
+# --- from the client
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    protocol: int
+    ptrtensor: str
+    torch: str
+    token: str = ""
+
+
+class Batch(msgspec.Struct, frozen=True, tag=True):
+    """Definitions, and commands in the payload; `first` is the sequence number of the first command."""
+
+    first: int
+    count: int
+    definitions: list[Instruction]
+
+
+class Put(msgspec.Struct, frozen=True, tag=True):
+    """A tensor by value, in the payload. `host` keeps it in the worker's main memory."""
+
+    name: int
+    meta: TensorMeta
+    host: bool = False
+
+
+class Fetch(msgspec.Struct, frozen=True, tag=True):
+    request: int
+    name: int
+
+
+class Describe(msgspec.Struct, frozen=True, tag=True):
+    """Ask for the metadata of the results that a command stored from `name` on."""
+
+    request: int
+    name: int
+
+
+class Hide(msgspec.Struct, frozen=True, tag=True):
+    """Keep the object for the graph that needs it, but list it no more."""
+
+    name: int
+
+
+class Annotate(msgspec.Struct, frozen=True, tag=True):
+    name: int
+    tags: tuple[str, ...]
+    description: str
+
+
+class Search(msgspec.Struct, frozen=True, tag=True):
+    """Give every object that has all the tags a further name, from `name` on."""
+
+    request: int
+    tags: tuple[str, ...]
+    name: int
+
+
+class Inventory(msgspec.Struct, frozen=True, tag=True):
+    request: int
+
+
+class Synchronize(msgspec.Struct, frozen=True, tag=True):
+    request: int
+
+
+class Recover(msgspec.Struct, frozen=True, tag=True):
+    request: int
+
+
+class Configure(msgspec.Struct, frozen=True, tag=True):
+    settings: Settings
+
+
+class ManualSeed(msgspec.Struct, frozen=True, tag=True):
+    """Numbers from one generator in order, instead of from the seed of each command; None ends that."""
+
+    seed: int | None
+
+
+class ReadGenerator(msgspec.Struct, frozen=True, tag=True):
+    request: int
+
+
+class WriteGenerator(msgspec.Struct, frozen=True, tag=True):
+    """The state of the generator that `ManualSeed` began, in the payload."""
+
+    meta: TensorMeta
+
+
+class Statistics(msgspec.Struct, frozen=True, tag=True):
+    request: int
+
+
+class Bye(msgspec.Struct, frozen=True, tag=True):
+    request: int
+
+
+# --- from the worker
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=True):
+    protocol: int
+    ptrtensor: str
+    torch: str
+    worker: str
+    epoch: str
+    compute_device: str
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """The last message of a worker that will not go on: it says why, then closes."""
+
+    reason: str
+    version: bool = False
+
+
+class Value(msgspec.Struct, frozen=True, tag=True):
+    """A tensor's value in the payload, or a number that an operation returned."""
+
+    request: int
+    meta: TensorMeta | None = None
+    scalar: bool | int | float | None = None
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True):
+    """Metadata, and the storage offset in elements."""
+
+    meta: TensorMeta
+    offset: int
+
+
+class Described(msgspec.Struct, frozen=True, tag=True):
+    """What a command left behind: its fresh results (None: undefined), and the arguments that it wrote to."""
+
+    request: int
+    fresh: list[Extent | None]
+    written: list[Extent]
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One object of an inventory or search."""
+
+    name: int
+    extent: Extent
+    tags: tuple[str, ...]
+    description: str
+
+
+class Found(msgspec.Struct, frozen=True, tag=True):
+    request: int
+    entries: list[Entry]
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The request cannot be answered, because of that failure."""
+
+    request: int
+    failure: Failure
+
+
+class Missing(msgspec.Struct, frozen=True, tag=True):
+    request: int
+    name: int
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    request: int
+
+
+class Acknowledged(msgspec.Struct, frozen=True, tag=True):
+    """Every command below `sequence` has run; the failures among those not acknowledged before."""
+
+    sequence: int
+    failures: list[Failure]
+
+
+class Counters(msgspec.Struct, frozen=True, tag=True):
+    request: int
+    commands: int
+    objects: int
+    object_bytes: int
+    poisoned: int
+
+
+ClientMessage = (
+    Hello
+    | Batch
+    | Put
+    | Fetch
+    | Describe
+    | Hide
+    | Annotate
+    | Search
+    | Inventory
+    | Synchronize
+    | Recover
+    | Configure
+    | ManualSeed
+    | ReadGenerator
+    | WriteGenerator
+    | Statistics
+    | Bye
+)
+WorkerMessage = (
+    Welcome | Refused | Value | Described | Found | Failed | Missing | Done | Acknowledged | Counters
+)
+Message = ClientMessage | WorkerMessage
+
+Reply = Value | Described | Found | Failed | Missing | Done | Counters
+"""The messages that answer a request, each by its number."""
+
+PAYLOAD_OF_TENSOR: Final = (Put, Value, WriteGenerator)
+"""Messages whose payload is the value of the tensor that their `meta` describes."""

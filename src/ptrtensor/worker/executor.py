@@ -1,0 +1,153 @@
+"""The executor runs one command over the store: results under their names, or poison [P8]."""
+
+import traceback
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptrtensor._torch import meta_of
+from ptrtensor.errors import ObjectNotFoundError, UnsupportedOpError
+from ptrtensor.wire.limits import MAX_FAILURE_TEXT, MAX_RESULTS
+from ptrtensor.wire.messages import Failure
+from ptrtensor.worker.program import Fields, Program
+from ptrtensor.worker.randomness import Randomness
+from ptrtensor.worker.store import Poison, Store, Value
+
+INTERRUPTED: Final = "the operation was interrupted; what it writes may be half written"
+
+
+class Outcome(NamedTuple):
+    """What an unpredicted command left, until its caller has asked for it."""
+
+    fresh: list[Value | None]
+    written: list[Tensor]
+
+
+class Executor:
+    def __init__(self, store: Store, randomness: Randomness) -> None:
+        self.failures: list[Failure] = []
+        self.unpredicted: dict[int, Outcome] = {}
+        self._store = store
+        self._randomness = randomness
+
+    def run(self, program: Program, fields: Fields, sequence: int) -> None:
+        """Run one command. A failure of it is kept, never raised."""
+        objects = self._store.objects
+        try:
+            args, kwargs = program.arguments(fields, objects)
+        except KeyError:
+            self._skip(program, fields, sequence)
+            return
+        try:
+            if program.instruction.draws:
+                returned = self._draw(program, args, kwargs, int(fields[-2]))
+            else:
+                returned = program.kernel(*args, **kwargs)
+            fresh = program.results(returned)
+            if not program.checked or program.restrides:
+                fresh = self._check(program, fresh)
+            if len(fresh) > MAX_RESULTS:
+                raise UnsupportedOpError(f"{program.op} has {len(fresh)} results, more than {MAX_RESULTS}")
+        except BaseException as error:
+            self._fail(program, fields, Failure(sequence, program.describe(args, kwargs), *explain(error)))
+            if not isinstance(error, Exception):
+                raise
+            return
+        name = int(fields[-1])
+        if program.instruction.expected is None:
+            written = [objects[int(fields[field])] for field in program.written_fields]
+            self.unpredicted[name] = Outcome(fresh, [value for value in written if isinstance(value, Tensor)])
+        for value in fresh:
+            if value is not None:
+                objects[name] = value
+            name += 1
+
+    def poison(self, name: int, failure: Failure) -> None:
+        """A value that could not be made, for a reason that is to be reported."""
+        self._report(failure)
+        self._store.poisoned[name] = Poison(failure)
+
+    def _draw(self, program: Program, args: list[object], kwargs: dict[str, object], seed: int) -> object:
+        if program.takes_generator:
+            return program.kernel(*args, **kwargs, generator=self._randomness.generator(seed))
+        with self._randomness.as_default(seed):
+            return program.kernel(*args, **kwargs)
+
+    def _check(self, program: Program, fresh: list[Value | None]) -> list[Value | None]:
+        """Hold the caller's prediction against what came [P5.4].
+
+        Fresh results may be laid out anew; any other difference would make the caller compute with wrong shapes.
+        """
+        expected = program.instruction.expected
+        assert expected is not None
+        differs = len(expected) != len(fresh)
+        for place, (meta, value) in enumerate(zip(expected, fresh, strict=False)):
+            if meta is None or not isinstance(value, Tensor):
+                differs |= meta is not None or value is not None
+                continue
+            real = meta_of(value)
+            if real.same_as(meta):
+                continue
+            if program.views or (real.shape, real.dtype, real.conj, real.neg) != (
+                meta.shape,
+                meta.dtype,
+                meta.conj,
+                meta.neg,
+            ):
+                differs = True
+                continue
+            laid_out = torch.empty_strided(meta.shape, meta.stride, dtype=value.dtype, device=value.device)
+            fresh[place] = laid_out.copy_(value)
+            program.restrides = True
+        if differs:
+            got = ", ".join(str(meta_of(value)) if isinstance(value, Tensor) else str(value) for value in fresh)
+            raise UnsupportedOpError(
+                f"{program.op} returned {got} where its caller predicted {', '.join(map(str, expected))}: "
+                "the two sides' torch disagree about this operation"
+            )
+        program.checked = True
+        return fresh
+
+    # --- what did not work
+
+    def _skip(self, program: Program, fields: Fields, sequence: int) -> None:
+        """An input has no value: the command is not run, and what hangs on it is poisoned [P8.3]."""
+        names = [int(fields[field]) for field in program.object_fields]
+        for name in names:
+            poison = self._store.poisoned.get(name)
+            if poison is not None:
+                failure = poison.failure
+                break
+        else:
+            missing = next(name for name in names if name not in self._store.objects)
+            error = ObjectNotFoundError(f"the worker holds no object {missing}")
+            failure = Failure(sequence, str(program.op), *explain(error))
+            self._report(failure)
+        self._store.poison_storages(self._written(program, fields), failure, written=False)
+        self._poison_results(program, fields, failure)
+
+    def _fail(self, program: Program, fields: Fields, failure: Failure) -> None:
+        """A failed operation may have written part of its targets: no alias of theirs can be trusted [P8.2]."""
+        self._report(failure)
+        self._store.poison_storages(self._written(program, fields), failure, written=True)
+        self._poison_results(program, fields, failure)
+
+    def _poison_results(self, program: Program, fields: Fields, failure: Failure) -> None:
+        expected = program.instruction.expected
+        count = sum(program.stores) if expected is None else len(expected)
+        for name in range(int(fields[-1]), int(fields[-1]) + count):
+            self._store.poisoned[name] = Poison(failure)
+
+    def _written(self, program: Program, fields: Fields) -> set[int]:
+        return {int(fields[field]) for field in program.written_fields}
+
+    def _report(self, failure: Failure) -> None:
+        self.failures.append(failure)
+
+
+def explain(error: BaseException) -> tuple[str, str]:
+    """The error in a line, and the worker's traceback."""
+    text = "".join(traceback.format_exception(error))
+    reason = str(error) if isinstance(error, Exception) else INTERRUPTED
+    return f"{type(error).__name__}: {reason}"[:MAX_FAILURE_TEXT], text[-MAX_FAILURE_TEXT:]

@@ -1,0 +1,81 @@
+"""Serving sessions over sockets: a thread for each client, one operation at a time."""
+
+import contextlib
+import socket
+import threading
+from typing import Final
+
+from ptrtensor.errors import PtrTensorError, ProtocolError, VersionMismatchError
+from ptrtensor.transport.sockets import refuse, serve
+from ptrtensor.wire.connection import Buffer
+from ptrtensor.wire.messages import ClientMessage, Hello, Refused, WorkerMessage
+from ptrtensor.worker.session import Identity, Reply, Session
+
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+
+
+class Gate:
+    """A session behind the checks that belong to the place where it is served.
+
+    Flags and generators are the process's, so sessions take turns, a message at a time.
+    """
+
+    def __init__(self, session: Session, turn: threading.Lock, token: str) -> None:
+        self._session = session
+        self._turn = turn
+        self._token = token
+
+    def handle(self, message: ClientMessage, payload: memoryview) -> list[Reply]:
+        if isinstance(message, Hello) and message.token != self._token:
+            return [(Refused("this worker belongs to another process"), None)]
+        with self._turn:
+            return self._session.handle(message, payload)
+
+
+def serve_connection(sock: socket.socket, gate: Gate) -> None:
+    """Serve one client until it leaves, is refused or breaks a rule; the socket is closed after it."""
+
+    def handle(message: ClientMessage, payload: memoryview) -> list[tuple[WorkerMessage, Buffer | None]]:
+        replies = gate.handle(message, payload)
+        if any(isinstance(reply, Refused) for reply, _ in replies):
+            raise RefusedError(replies[0][0])
+        return replies
+
+    with sock, contextlib.suppress(OSError):
+        try:
+            serve(sock, handle)
+        except RefusedError as refusal:
+            refuse(sock, refusal.reply)
+        except ProtocolError as error:
+            refuse(sock, Refused(str(error), version=isinstance(error, VersionMismatchError)))
+
+
+class RefusedError(PtrTensorError):
+    """Carries the refusal out of the loop that serves."""
+
+    def __init__(self, reply: WorkerMessage) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, on loopback only.
+
+    :raises PtrTensorError: the address is one that other machines can reach.
+    """
+    if host not in LOOPBACK:
+        raise PtrTensorError(
+            f"refusing to listen on {host}: without authentication and encryption, which this version does not "
+            "have, a worker listens on loopback only (127.0.0.1 or ::1)"
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+
+
+def serve_forever(listener: socket.socket, identity: Identity, compute_device: str) -> None:
+    """Accept clients until the process ends; each has a session of its own."""
+    turn = threading.Lock()
+    while True:
+        sock, _ = listener.accept()
+        gate = Gate(Session(identity, compute_device), turn, token="")
+        threading.Thread(target=serve_connection, args=(sock, gate), daemon=True).start()

@@ -1,0 +1,185 @@
+"""A program: an instruction bound to its operation, ready to run with the fields of a command."""
+
+import struct
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from ptrtensor._torch import (
+    DTYPES,
+    LAYOUTS,
+    MEMORY_FORMATS,
+    native_kernel,
+    op_arguments,
+    op_returns,
+    type_name,
+    writes,
+)
+from ptrtensor.errors import ProtocolError
+from ptrtensor.wire.instruction import (
+    Argument,
+    ComplexConstant,
+    ComputeDevice,
+    Constant,
+    FloatSlot,
+    Instruction,
+    IntegerSlot,
+    Items,
+    Leaf,
+    NamedConstant,
+    ObjectSlot,
+    layout,
+)
+from ptrtensor.worker.operations import operation
+from ptrtensor.worker.store import Value
+
+Fields = tuple[int | float, ...]
+Objects = dict[int, Value]
+
+SLOTS: Final = (ObjectSlot, IntegerSlot, FloatSlot)
+
+NAMED: Final[dict[str, dict[str, object]]] = {
+    "dtype": dict(DTYPES),
+    "layout": dict(LAYOUTS),
+    "memory_format": dict(MEMORY_FORMATS),
+}
+
+
+class Program:
+    """The arguments are kept as a list with the constants in place; a command fills in the rest."""
+
+    def __init__(self, instruction: Instruction, device: torch.device) -> None:
+        self.instruction = instruction
+        self.op = operation(instruction.op)
+        self.kernel = native_kernel(self.op)
+        self.layout: struct.Struct = layout(instruction)
+        self.checked = instruction.expected is None
+        self.restrides = False
+        self._device = device
+        schema = op_arguments(self.op)
+        names = [argument.name for argument in schema]
+        written = {argument.name for argument in schema if writes(argument)}
+        self.takes_generator = instruction.draws and "generator" in names
+        self.stores = [not writes(result) for result in op_returns(self.op)]
+        self.views = any(result.alias_info is not None and not writes(result) for result in op_returns(self.op))
+        self.lists = [type_name(result).startswith("List[") for result in op_returns(self.op)]
+
+        self._positional: list[object] = []
+        self._keywords: dict[str, object] = {}
+        self._objects: list[tuple[int, int]] = []
+        self._numbers: list[tuple[int, int]] = []
+        self._nested: list[tuple[int | str, Items, int]] = []
+        self._named: list[tuple[str, Leaf, int]] = []
+        self.object_fields: list[int] = []
+        self.written_fields: list[int] = []
+        if len(instruction.positional) > len(names):
+            raise ProtocolError(f"{instruction.op} takes {len(names)} arguments, not {len(instruction.positional)}")
+        field = 1
+        for position, argument in enumerate(instruction.positional):
+            field = self._bind(position, argument, field, names[position] in written)
+        for name, argument in instruction.keywords.items():
+            field = self._bind(name, argument, field, name in written)
+
+    def _bind(self, place: int | str, argument: Argument, field: int, written: bool) -> int:
+        """Put a constant in place, or note which fields belong here; returns the number of the next field."""
+        leaves = argument.items if isinstance(argument, Items) else (argument,)
+        count = sum(isinstance(leaf, SLOTS) for leaf in leaves)
+        objects = [
+            field + offset
+            for offset, leaf in enumerate(leaf for leaf in leaves if isinstance(leaf, SLOTS))
+            if isinstance(leaf, ObjectSlot)
+        ]
+        self.object_fields += objects
+        if written:
+            self.written_fields += objects
+        value: object = None
+        if isinstance(argument, Items):
+            if count:
+                self._nested.append((place, argument, field))
+            else:
+                value = [self._constant(leaf) for leaf in argument.items]
+        elif not isinstance(argument, SLOTS):
+            value = self._constant(argument)
+        elif isinstance(place, str):
+            self._named.append((place, argument, field))
+        elif isinstance(argument, ObjectSlot):
+            self._objects.append((place, field))
+        else:
+            self._numbers.append((place, field))
+        if isinstance(place, str):
+            self._keywords[place] = value
+        else:
+            self._positional.append(value)
+        return field + count
+
+    def _constant(self, leaf: Leaf) -> object:
+        match leaf:
+            case Constant(value):
+                return value
+            case ComplexConstant(real, imaginary):
+                return complex(real, imaginary)
+            case ComputeDevice():
+                return self._device
+            case NamedConstant(kind, name):
+                table = NAMED[kind]
+                if name not in table:
+                    raise ProtocolError(f"the peer names a {kind} that torch does not have: {name[:40]!r}")
+                return table[name]
+            case _:
+                raise ProtocolError(f"a slot stands where a constant belongs: {leaf}")
+
+    def arguments(self, fields: Fields, objects: Objects) -> tuple[list[object], dict[str, object]]:
+        """The call's arguments. `KeyError` where a name is not among the objects."""
+        args = self._positional.copy()
+        for position, field in self._objects:
+            args[position] = objects[fields[field]]  # type: ignore[index]
+        for position, field in self._numbers:
+            args[position] = fields[field]
+        if not self._nested and not self._named:
+            return args, self._keywords
+        kwargs = self._keywords.copy()
+        for name, leaf, field in self._named:
+            kwargs[name] = objects[int(fields[field])] if isinstance(leaf, ObjectSlot) else fields[field]
+        for place, items, first in self._nested:
+            values: list[object] = []
+            field = first
+            for leaf in items.items:
+                if not isinstance(leaf, SLOTS):
+                    values.append(self._constant(leaf))
+                    continue
+                values.append(objects[int(fields[field])] if isinstance(leaf, ObjectSlot) else fields[field])
+                field += 1
+            if isinstance(place, str):
+                kwargs[place] = values
+            else:
+                args[place] = values
+        return args, kwargs
+
+    def results(self, returned: object) -> list[Value | None]:
+        """The fresh results in the order of their names: what is written to is the caller's already [P5.2]."""
+        if len(self.stores) == 1:
+            if not self.stores[0]:
+                return []
+            return list(returned) if self.lists[0] else [returned]  # type: ignore[call-overload, list-item]
+        fresh: list[Value | None] = []
+        if isinstance(returned, tuple):
+            for stored, is_list, value in zip(self.stores, self.lists, returned, strict=True):
+                if stored:
+                    fresh += value if is_list else [value]
+        return fresh
+
+    def describe(self, args: list[object], kwargs: dict[str, object]) -> str:
+        """The operation with the shapes of its arguments, for an error."""
+        shown = [describe(argument) for argument in args]
+        shown += [f"{name}={describe(argument)}" for name, argument in kwargs.items()]
+        return f"{self.op}({', '.join(shown)})"
+
+
+def describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}[{', '.join(map(str, value.shape))}]"
+    if isinstance(value, list):
+        shown = ", ".join(describe(item) for item in value[:4])
+        return f"[{shown}{', ...' if len(value) > 4 else ''}]"
+    return str(value)

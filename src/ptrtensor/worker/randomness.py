@@ -1,0 +1,52 @@
+"""Random numbers at the worker [P5.3].
+
+Each command that draws brings its own seed, from the caller's generator; so seeding, forking and recomputation at
+the caller hold here too. After `manual_seed(n)` one generator is used in order instead, as a local program would.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ptrtensor._torch import default_generator
+
+
+class Randomness:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._generator = torch.Generator(device)
+        self._sequential = False
+
+    def manual_seed(self, seed: int | None) -> None:
+        """Use one generator in order from `seed` on; None goes back to a seed for each command."""
+        self._sequential = seed is not None
+        if seed is not None:
+            self._generator.manual_seed(seed)
+
+    def generator(self, seed: int) -> torch.Generator:
+        """The generator for an operation that takes one."""
+        if not self._sequential:
+            self._generator.manual_seed(seed)
+        return self._generator
+
+    @contextmanager
+    def as_default(self, seed: int) -> Iterator[None]:
+        """The same for an operation that only knows torch's default generator, which is given back untouched."""
+        mine, shared = self.generator(seed), default_generator(self._device)
+        before = shared.get_state()
+        shared.set_state(mine.get_state())
+        try:
+            yield
+        finally:
+            mine.set_state(shared.get_state())
+            shared.set_state(before)
+
+    @property
+    def state(self) -> Tensor:
+        return self._generator.get_state()
+
+    @state.setter
+    def state(self, state: Tensor) -> None:
+        self._generator.set_state(state)

@@ -1,0 +1,332 @@
+"""A session: one client's commands in order, over a store of its own.
+
+`handle` is the whole interface: a message with its payload in, the replies with theirs out. It does no I/O, so an
+in-process worker and one behind a socket are the same code.
+"""
+
+import struct
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, assert_never
+
+import msgspec
+import torch
+from torch import Tensor
+
+from ptrtensor._torch import Flags, bytes_of, dense, isolated, meta_of, read_flags, tensor_of, write_flags
+from ptrtensor.errors import ProtocolError, UnsupportedOpError
+from ptrtensor.wire.connection import Buffer
+from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
+from ptrtensor.wire.limits import MAX_INSTRUCTIONS, PROTOCOL_VERSION
+from ptrtensor.wire.messages import (
+    Acknowledged,
+    Annotate,
+    Batch,
+    Bye,
+    ClientMessage,
+    Configure,
+    Counters,
+    Describe,
+    Described,
+    Done,
+    Entry,
+    Extent,
+    Failed,
+    Failure,
+    Fetch,
+    Found,
+    Hello,
+    Hide,
+    Inventory,
+    ManualSeed,
+    Missing,
+    Put,
+    ReadGenerator,
+    Recover,
+    Refused,
+    Search,
+    Settings,
+    Statistics,
+    Synchronize,
+    Value,
+    Welcome,
+    WorkerMessage,
+    WriteGenerator,
+)
+from ptrtensor.worker.executor import Executor, explain
+from ptrtensor.worker.program import Program
+from ptrtensor.worker.randomness import Randomness
+from ptrtensor.worker.store import Note, Store
+
+Reply = tuple[WorkerMessage, Buffer | None]
+
+HOST: Final = torch.device("cpu")
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What a worker says of itself; `epoch` differs each time it is started."""
+
+    worker: str
+    ptrtensor: str
+    torch: str
+    epoch: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class Session:
+    """The worker's side of one connection."""
+
+    def __init__(self, identity: Identity, compute_device: str = "cpu") -> None:
+        self.store = Store()
+        self.closed = False
+        self._identity = identity
+        self._device = torch.device(compute_device)
+        self._randomness = Randomness(self._device)
+        self._executor = Executor(self.store, self._randomness)
+        self._programs: dict[int, Program] = {}
+        self._flags: Flags | None = None
+        self._sequence = 0
+
+    def handle(self, message: ClientMessage, payload: memoryview) -> list[Reply]:
+        """Answer one message.
+
+        :raises ProtocolError: the client broke a rule; the session is over.
+        """
+        with isolated(), self._flags_applied():
+            match message:
+                case Hello():
+                    return [(self._greet(message), None)]
+                case Batch():
+                    self._run(message, payload)
+                    return [(self._acknowledge(), None)]
+                case Put():
+                    self._put(message, payload)
+                    return []
+                case Fetch():
+                    return [self._fetch(message)]
+                case Describe():
+                    return [(self._describe(message), None)]
+                case Hide(name):
+                    self.store.hidden.add(name)
+                    return []
+                case Annotate(name, tags, description):
+                    self.store.notes[name] = Note(tags, description)
+                    return []
+                case Search():
+                    return [(self._search(message), None)]
+                case Inventory(request):
+                    return [(Found(request, self._entries()), None)]
+                case Synchronize(request):
+                    self._synchronize_device()
+                    return [(self._acknowledge(), None), (Done(request), None)]
+                case Recover(request):
+                    self.store.recover()
+                    return [(Done(request), None)]
+                case Configure(settings):
+                    self._configure(settings)
+                    return []
+                case ManualSeed(seed):
+                    self._randomness.manual_seed(seed)
+                    return []
+                case ReadGenerator(request):
+                    return [self._value(request, self._randomness.state)]
+                case WriteGenerator(meta):
+                    self._write_generator(tensor_of(meta, payload))
+                    return []
+                case Statistics(request):
+                    return [(self._count(request), None)]
+                case Bye(request):
+                    self.closed = True
+                    return [(self._acknowledge(), None), (Done(request), None)]
+                case _:
+                    assert_never(message)
+
+    # --- handshake and flags
+
+    def _greet(self, hello: Hello) -> Welcome | Refused:
+        """[P1.4]: the protocol and torch's minor version must agree, for predictions to hold."""
+        if hello.protocol != PROTOCOL_VERSION:
+            return Refused(
+                f"this worker speaks version {PROTOCOL_VERSION} of the protocol (ptrtensor "
+                f"{self._identity.ptrtensor}), the client {hello.protocol} (ptrtensor {hello.ptrtensor})",
+                version=True,
+            )
+        if minor_version(hello.torch) != minor_version(self._identity.torch):
+            return Refused(
+                f"this worker runs torch {self._identity.torch}, the client {hello.torch}: install the same "
+                "minor version on both sides",
+                version=True,
+            )
+        identity = self._identity
+        return Welcome(
+            PROTOCOL_VERSION,
+            identity.ptrtensor,
+            identity.torch,
+            identity.worker,
+            identity.epoch,
+            str(self._device),
+        )
+
+    def _configure(self, settings: Settings) -> None:
+        flags: Flags = msgspec.structs.astuple(settings)
+        if not hasattr(torch, flags[0]) or flags[4] not in ("highest", "high", "medium"):
+            raise ProtocolError("the client sent settings that torch does not have")
+        self._flags = flags
+
+    @contextmanager
+    def _flags_applied(self) -> Iterator[None]:
+        """The client's flags while its commands run; this process may serve others, or be the client itself."""
+        before = read_flags()
+        if self._flags is None or self._flags == before:
+            yield
+            return
+        write_flags(self._flags)
+        try:
+            yield
+        finally:
+            write_flags(before)
+
+    # --- commands
+
+    def _run(self, batch: Batch, commands: memoryview) -> None:
+        for instruction in batch.definitions:
+            self._define(instruction)
+        if batch.first > self._sequence:
+            raise ProtocolError(f"the client skipped from command {self._sequence} to {batch.first}")
+        programs, run, drop = self._programs, self._executor.run, self.store.drop
+        sequence, offset, end = batch.first, 0, len(commands)
+        while offset < end:
+            try:
+                (number,) = NUMBER.unpack_from(commands, offset)
+                if number == DROP:
+                    _, count = DROP_HEADER.unpack_from(commands, offset)
+                    begin = offset + DROP_HEADER.size
+                    offset = begin + 8 * count
+                    names = commands[begin:offset].cast("Q") if offset <= end else None
+                    if names is None:
+                        raise ProtocolError("the client sent a batch that ends within a command")
+                    if sequence >= self._sequence:
+                        self._sequence = sequence + 1
+                        for name in names:
+                            drop(name)
+                else:
+                    program = programs[number]
+                    fields = program.layout.unpack_from(commands, offset)
+                    offset += program.layout.size
+                    # [P7.2]: what was run before an interruption is not run again.
+                    if sequence >= self._sequence:
+                        self._sequence = sequence + 1
+                        run(program, fields, sequence)
+            except KeyError:
+                raise ProtocolError("the client used an instruction that it never defined") from None
+            except (struct.error, ValueError, TypeError, OverflowError) as error:
+                raise ProtocolError(f"the client sent a batch that cannot be read: {error}") from error
+            sequence += 1
+        if sequence != batch.first + batch.count:
+            raise ProtocolError(f"the client announced {batch.count} commands, sent {sequence - batch.first}")
+
+    def _define(self, instruction: Instruction) -> None:
+        if not DROP < instruction.number <= MAX_INSTRUCTIONS:
+            raise ProtocolError(f"instruction number {instruction.number} is out of range")
+        for meta in instruction.expected or ():
+            if meta is not None:
+                meta.check()
+        self._programs[instruction.number] = Program(instruction, self._device)
+
+    def _acknowledge(self) -> Acknowledged:
+        failures, self._executor.failures = self._executor.failures, []
+        return Acknowledged(self._sequence, failures)
+
+    def _synchronize_device(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    # --- values in and out
+
+    def _put(self, put: Put, payload: memoryview) -> None:
+        device = HOST if put.host else self._device
+        try:
+            self.store.objects[put.name] = tensor_of(put.meta, payload).to(device)
+        except Exception as error:  # out of memory, or strides that overlap
+            self._executor.poison(put.name, Failure(self._sequence, f"send {put.meta}", *explain(error)))
+
+    def _fetch(self, fetch: Fetch) -> Reply:
+        poison = self.store.poisoned.get(fetch.name)
+        if poison is not None:
+            return Failed(fetch.request, poison.failure), None
+        value = self.store.objects.get(fetch.name)
+        if value is None:
+            return Missing(fetch.request, fetch.name), None
+        if not isinstance(value, Tensor):
+            return Value(fetch.request, scalar=value), None
+        try:
+            return self._value(fetch.request, value)
+        except Exception as error:
+            return Failed(fetch.request, Failure(self._sequence, "get", *explain(error))), None
+
+    def _value(self, request: int, tensor: Tensor) -> Reply:
+        plain = dense(tensor).to(HOST)
+        return Value(request, meta_of(plain)), bytes_of(plain)
+
+    def _describe(self, describe: Describe) -> Described | Failed | Missing:
+        poison = self.store.poisoned.get(describe.name)
+        if poison is not None:
+            return Failed(describe.request, poison.failure)
+        outcome = self._executor.unpredicted.pop(describe.name, None)
+        if outcome is None:
+            return Missing(describe.request, describe.name)
+        try:
+            return Described(
+                describe.request,
+                [extent_of(value) if isinstance(value, Tensor) else None for value in outcome.fresh],
+                [extent_of(value) for value in outcome.written],
+            )
+        except UnsupportedOpError as error:
+            return Failed(describe.request, Failure(self._sequence, "result", *explain(error)))
+
+    # --- what is here
+
+    def _entries(self) -> list[Entry]:
+        return [self._entry(name, tensor) for name, tensor in self.store.listed().items()]
+
+    def _entry(self, name: int, tensor: Tensor) -> Entry:
+        note = self.store.notes.get(name, Note())
+        return Entry(name, extent_of(tensor), note.tags, note.description)
+
+    def _search(self, search: Search) -> Found:
+        entries = []
+        name = search.name
+        for original, tensor in list(self.store.listed().items()):
+            note = self.store.notes.get(original, Note())
+            if note.tags and set(search.tags) <= set(note.tags):
+                self.store.objects[name] = tensor
+                self.store.hidden.add(name)
+                self.store.notes[name] = note
+                entries.append(self._entry(name, tensor))
+                name += 1
+        return Found(search.request, entries)
+
+    def _write_generator(self, state: Tensor) -> None:
+        try:
+            self._randomness.state = state
+        except (RuntimeError, TypeError) as error:
+            raise ProtocolError(f"the client sent a generator state that torch refuses: {error}") from error
+
+    def _count(self, request: int) -> Counters:
+        tensors = [value for value in self.store.objects.values() if isinstance(value, Tensor)]
+        storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+        return Counters(
+            request,
+            self._sequence,
+            len(tensors),
+            sum(storages.values()),
+            len(self.store.poisoned),
+        )
+
+
+def extent_of(tensor: Tensor) -> Extent:
+    return Extent(meta_of(tensor), tensor.storage_offset())
+
+
+def minor_version(version: str) -> str:
+    return ".".join(version.split("+")[0].split(".")[:2])

@@ -1,0 +1,68 @@
+"""What one session's worker holds: names and the values under them, and which of them are poisoned."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ptrtensor._torch import storage_key
+from ptrtensor.wire.messages import Failure
+
+Value = Tensor | bool | int | float
+
+
+@dataclass(slots=True)
+class Poison:
+    """Why a name has no trustworthy value. `value` is kept where a failed operation did not touch it."""
+
+    failure: Failure
+    value: Value | None = None
+
+
+@dataclass(slots=True)
+class Note:
+    tags: tuple[str, ...] = ()
+    description: str = ""
+
+
+@dataclass(slots=True)
+class Store:
+    """Names to values. A name is in `objects` or in `poisoned`, never in both."""
+
+    objects: dict[int, Value] = field(default_factory=dict)
+    poisoned: dict[int, Poison] = field(default_factory=dict)
+    hidden: set[int] = field(default_factory=set)
+    notes: dict[int, Note] = field(default_factory=dict)
+
+    def drop(self, name: int) -> None:
+        """Forget a name; unknown ones are none of our business [P5.6]."""
+        self.objects.pop(name, None)
+        self.poisoned.pop(name, None)
+        self.hidden.discard(name)
+        self.notes.pop(name, None)
+
+    def clear(self) -> None:
+        for names in (self.objects, self.poisoned, self.hidden, self.notes):
+            names.clear()
+
+    def poison_storages(self, names: set[int], failure: Failure, *, written: bool) -> None:
+        """Poison these names and every alias of their storages [P8.2]; `written`: the values are partly overwritten."""
+        tensors = (self.objects.get(name) for name in names)
+        storages = {storage_key(tensor) for tensor in tensors if isinstance(tensor, Tensor)}
+        for name, value in list(self.objects.items()):
+            if isinstance(value, Tensor) and storage_key(value) in storages:
+                del self.objects[name]
+                self.poisoned[name] = Poison(failure, None if written else value)
+
+    def recover(self) -> None:
+        """Give back what was poisoned only because an operation on it did not run [P8.4]."""
+        for name, poison in list(self.poisoned.items()):
+            if poison.value is not None:
+                del self.poisoned[name]
+                self.objects[name] = poison.value
+
+    def listed(self) -> dict[int, Tensor]:
+        return {
+            name: value
+            for name, value in self.objects.items()
+            if isinstance(value, Tensor) and name not in self.hidden
+        }

@@ -1,0 +1,156 @@
+"""Who may import whom: the table of docs/explanation/design.md, held by walking the imports of the source."""
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "src" / "ptrtensor"
+
+# A room is a module or package directly under ptrtensor; "" is ptrtensor/__init__.py itself.
+# A room may import itself and what stands beside its name, nothing else of ours.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "_torch": {"errors", "wire.metadata"},
+    "wire": {"errors"},
+    "transport": {"errors", "wire"},
+    "worker": {"errors", "wire", "transport", "_torch"},
+    "client": {"errors", "wire", "transport"},
+    "tensor": {"errors", "wire", "client", "_torch"},
+    "api": {"errors", "wire", "transport", "worker", "client", "tensor", "_torch"},
+    "": {"errors", "wire", "transport", "worker", "client", "tensor", "_torch", "api"},
+}
+
+# What these rooms must not import of others: the wire is bytes and values, and only some rooms know tensors.
+MUST_NOT_IMPORT: dict[str, set[str]] = {
+    "errors": {"torch", "numpy"},
+    "wire": {"torch", "numpy", "asyncio", "selectors", "select", "socket", "ssl", "subprocess"},
+    "transport": {"torch"},
+    "client": {"torch"},
+}
+
+
+def module_name(path: Path) -> str:
+    """`wire.messages` for wire/messages.py, `wire` for wire/__init__.py, `` for ptrtensor/__init__.py."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES: dict[str, ast.Module] = {
+    module_name(path): ast.parse(path.read_text(), str(path)) for path in sorted(SOURCE.rglob("*.py"))
+}
+PACKAGES = {module_name(path) for path in SOURCE.rglob("__init__.py")}
+
+
+def imported_names(module: str) -> Iterator[str]:
+    """The absolute dotted name of every import of a module, those for type checking too.
+
+    `from a import b` gives `a.b`, whether b is a module or a name in a.
+    """
+    package = ["ptrtensor", *module.split(".")] if module else ["ptrtensor"]
+    if module not in PACKAGES:
+        package.pop()
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = [*base, node.module] if node.module else base
+            yield from (".".join([*origin, alias.name]) for alias in node.names)
+
+
+def our_imports(module: str) -> Iterator[str]:
+    """The modules of ptrtensor that a module imports, named as in MODULES."""
+    for name in imported_names(module):
+        top, _, inner = name.partition(".")
+        if top == "ptrtensor":
+            yield inner if inner in MODULES else inner.rpartition(".")[0]
+
+
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def is_within(module: str, place: str) -> bool:
+    return module == place or module.startswith(place + ".")
+
+
+def run_python(code: str) -> str:
+    """What the code prints in a Python process of its own."""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    return child.stdout.strip()
+
+
+def test_every_module_has_a_room_in_the_table() -> None:
+    assert {room_of(module) for module in MODULES} == set(MAY_IMPORT)
+
+
+def test_rooms_import_only_what_is_below_them() -> None:
+    wrong = [
+        f"{module or '__init__'} imports {imported or 'the package itself'}"
+        for module in MODULES
+        for imported in our_imports(module)
+        if room_of(imported) != room_of(module)
+        and not any(is_within(imported, place) for place in MAY_IMPORT[room_of(module)])
+    ]
+    assert wrong == []
+
+
+def test_rooms_leave_alone_what_is_not_their_business() -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module in MODULES
+        for name in imported_names(module)
+        if name.partition(".")[0] in MUST_NOT_IMPORT.get(room_of(module), set())
+    ]
+    assert wrong == []
+
+
+def test_imports_have_no_cycle() -> None:
+    graph: dict[str, set[str]] = defaultdict(set)
+    for module in MODULES:
+        graph[module].update(imported for imported in our_imports(module) if imported != module)
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def test_no_import_inside_a_function() -> None:
+    wrong = [
+        f"{module or '__init__'}:{node.lineno}"
+        for module, tree in MODULES.items()
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert wrong == []
+
+
+def test_the_whole_wire_is_imported_without_torch_or_numpy() -> None:
+    # A stub stands in for the parent package, whose own __init__ imports torch.
+    code = f"""
+import importlib, pkgutil, sys, types
+package = types.ModuleType("ptrtensor")
+package.__path__ = [{str(SOURCE)!r}]
+sys.modules["ptrtensor"] = package
+import ptrtensor.wire
+for module in pkgutil.walk_packages(ptrtensor.wire.__path__, "ptrtensor.wire."):
+    importlib.import_module(module.name)
+print(sorted({{"torch", "numpy"}} & set(sys.modules)))
+"""
+    assert run_python(code) == "[]"
+
+
+def test_importing_ptrtensor_imports_no_network_or_plotting_library() -> None:
+    heavy = {"ray", "matplotlib", "requests", "aiohttp", "httpx", "rich", "tqdm", "websockets", "zmq", "grpc"}
+    code = f"""
+import sys
+import torch
+imported_by_torch = set(sys.modules)
+import ptrtensor
+print(sorted({heavy!r} & (set(sys.modules) - imported_by_torch)))
+"""
+    assert run_python(code) == "[]"
