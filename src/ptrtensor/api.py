@@ -45,7 +45,7 @@ class ConnectedWorker(Worker):
             transport, id, synchronous=os.environ.get("PTRTENSOR_SYNC") == "1", idle_seconds=FLUSH_SECONDS
         )
         try:
-            welcome = client.greet(torch.__version__, token)
+            welcome = client.greet(str(torch.__version__), token)
             super().__init__(id, client, welcome.compute_device)
         except BaseException:
             transport.close()
@@ -73,7 +73,7 @@ class VirtualWorker(ConnectedWorker):
     """A worker in this process: ``VirtualWorker(id="bob")``, or with the hook first as in the tutorial."""
 
     def __init__(self, hook: TorchHook | None = None, *, id: str) -> None:
-        self._session = Session(Identity(id, __version__, torch.__version__))
+        self._session = Session(Identity(id, __version__, str(torch.__version__)))
         super().__init__(id, InProcessTransport(self._session.handle))
 
     @property
@@ -150,7 +150,7 @@ def send(value: Tensor | nn.Module, worker: Worker) -> PointerTensor | nn.Module
     back to this process. The local tensor stays as it is.
     """
     if isinstance(value, nn.Module):
-        convert(value, lambda tensor: tensor if is_at(tensor, worker) else send_tensor(tensor, worker, wrap))
+        convert(value, lambda tensor: send(tensor, worker), lambda tensor: is_at(tensor, worker))
         return value
     pointer = send_tensor(value, worker, wrap)
     assert isinstance(pointer, PointerTensor)
@@ -167,7 +167,7 @@ def get(value: Tensor | nn.Module) -> Tensor | nn.Module:
     :raises SpentPointerError: it was taken before.
     """
     if isinstance(value, nn.Module):
-        convert(value, lambda tensor: get(tensor) if is_pointer(tensor) else tensor)
+        convert(value, get, lambda tensor: not is_pointer(tensor))
         return value
     if not is_pointer(value):
         raise UnsupportedOpError("get() takes a pointer, and this tensor is here already")
@@ -181,7 +181,7 @@ def move(value: M, worker: Worker) -> M: ...
 def move(value: Tensor | nn.Module, worker: Worker) -> PointerTensor | nn.Module:
     """Take a pointer's value to another worker; or a module's, in place."""
     if isinstance(value, nn.Module):
-        convert(value, lambda tensor: move(tensor, worker))
+        convert(value, lambda tensor: move(tensor, worker), lambda tensor: is_at(tensor, worker))
         return value
     if not is_pointer(value):
         raise UnsupportedOpError("move() takes a pointer; use send() for a tensor that is here")

@@ -184,7 +184,8 @@ class Connection(Generic[Incoming]):
         self._check_payload(message, payload_bytes)
         payload = allocate(payload_bytes) if payload_bytes else EMPTY
         present = min(payload_bytes, self._end - begin)
-        payload[:present] = memoryview(self._staging)[begin : begin + present]
+        if present:
+            payload[:present] = memoryview(self._staging)[begin : begin + present]
         partial = Event(message, payload)
         self._partial = partial
         self._filled = present

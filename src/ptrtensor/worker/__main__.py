@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    identity = Identity(options.id, __version__, torch.__version__)
+    identity = Identity(options.id, __version__, str(torch.__version__))
     try:
         if options.listen is not None:
             return run_listener(options.listen, identity, options.compute_device)
