@@ -14,14 +14,15 @@ SOURCE = Path(__file__).parents[1] / "src" / "ptrtensor"
 # A room may import itself and what stands beside its name, nothing else of ours.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "version": set(),
     "_torch": {"errors", "wire.metadata"},
     "wire": {"errors"},
     "transport": {"errors", "wire"},
-    "worker": {"errors", "wire", "transport", "_torch"},
-    "client": {"errors", "wire", "transport"},
+    "worker": {"errors", "version", "wire", "transport", "_torch"},
+    "client": {"errors", "version", "wire", "transport"},
     "tensor": {"errors", "wire", "client", "_torch"},
-    "api": {"errors", "wire", "transport", "worker", "client", "tensor", "_torch"},
-    "": {"errors", "wire", "transport", "worker", "client", "tensor", "_torch", "api"},
+    "api": {"errors", "version", "wire", "transport", "worker", "client", "tensor", "_torch"},
+    "": {"errors", "version", "wire", "transport", "worker", "client", "tensor", "_torch", "api"},
 }
 
 # What these rooms must not import of others: the wire is bytes and values, and only some rooms know tensors.

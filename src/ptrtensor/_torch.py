@@ -73,7 +73,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
     if tensor.numel() == 0:
         return memoryview(b"")
     flat = tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def tensor_of(meta: TensorMeta, payload: memoryview) -> Tensor:
@@ -87,7 +87,12 @@ def tensor_of(meta: TensorMeta, payload: memoryview) -> Tensor:
 
 def storage_key(tensor: Tensor) -> int:
     """Equal for tensors that share a storage."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
+
+
+def offset_of(tensor: Tensor) -> int:
+    """The storage offset in elements."""
+    return int(tensor.storage_offset())
 
 
 # --- the dispatcher's thread-local state
@@ -128,7 +133,7 @@ def in_backward() -> bool:
 
 def use_count(tensor: Tensor) -> int:
     """How many owners the tensor has in C++; more than one means that a graph or a view holds it."""
-    return tensor._use_count()
+    return int(tensor._use_count())  # type: ignore[attr-defined]
 
 
 def native_function(
@@ -154,12 +159,17 @@ def set_lazy_bits(tensor: Tensor, conj: bool, neg: bool) -> None:
 def raw_grad(tensor: Tensor) -> Tensor | None:
     """`.grad` as torch has it, past any property of a subclass."""
     with torch._C.DisableTorchFunctionSubclass():
-        return cast("Tensor | None", torch._C.TensorBase.grad.__get__(tensor))  # type: ignore[attr-defined]
+        return cast("Tensor | None", torch._C.TensorBase.grad.__get__(tensor))  # type: ignore[union-attr]
 
 
 def set_raw_grad(tensor: Tensor, grad: Tensor | None) -> None:
     with torch._C.DisableTorchFunctionSubclass():
-        torch._C.TensorBase.grad.__set__(tensor, grad)  # type: ignore[attr-defined]
+        torch._C.TensorBase.grad.__set__(tensor, grad)  # type: ignore[union-attr]
+
+
+def on_gradient(tensor: Tensor, act: Callable[[Tensor], None]) -> None:
+    """Call `act` with the gradient when it arrives."""
+    tensor.register_hook(act)
 
 
 def swap(first: Tensor, second: Tensor) -> None:

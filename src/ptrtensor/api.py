@@ -17,7 +17,7 @@ from ptrtensor.tensor import worker as tensor_worker
 from ptrtensor.tensor.hook import TorchHook
 from ptrtensor.tensor.modules import convert
 from ptrtensor.tensor.pointer import PointerTensor, wrap
-from ptrtensor.tensor.transfer import move_pointer, send_tensor
+from ptrtensor.tensor.transfer import send_tensor
 from ptrtensor.tensor.worker import devices
 from ptrtensor.transport.base import Transport
 from ptrtensor.transport.inprocess import InProcessTransport
@@ -26,7 +26,7 @@ from ptrtensor.transport.sockets import SocketTransport, connect
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages
 from ptrtensor.wire.limits import MAX_RESULTS
-from ptrtensor.wire.metadata import TensorMeta, interned
+from ptrtensor.wire.metadata import interned
 from ptrtensor.worker.session import Identity, Session
 
 M = TypeVar("M", bound=nn.Module)
@@ -41,9 +41,7 @@ class ConnectedWorker(Worker):
     """A worker at the other end of a transport."""
 
     def __init__(self, id: str, transport: Transport, token: str = "") -> None:
-        client = Client(
-            transport, id, synchronous=os.environ.get("PTRTENSOR_SYNC") == "1", idle_seconds=FLUSH_SECONDS
-        )
+        client = Client(transport, id, synchronous=os.environ.get("PTRTENSOR_SYNC") == "1", idle_seconds=FLUSH_SECONDS)
         try:
             welcome = client.greet(str(torch.__version__), token)
             super().__init__(id, client, welcome.compute_device)
@@ -57,9 +55,7 @@ class ConnectedWorker(Worker):
     def search(self, *tags: str) -> list[PointerTensor]:
         """Pointers to the worker's objects that have all of these tags."""
         first = self.client.reserve(MAX_RESULTS)
-        found, _ = self.client.request(
-            lambda number: messages.Search(number, tags, first), messages.Found
-        )
+        found, _ = self.client.request(lambda number: messages.Search(number, tags, first), messages.Found)
         return [self._found(entry) for entry in found.entries]
 
     def _found(self, entry: messages.Entry) -> PointerTensor:

@@ -31,7 +31,16 @@ from ptrtensor.wire import messages
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
 from ptrtensor.wire.limits import PROTOCOL_VERSION
-from ptrtensor.wire.messages import Acknowledged, ClientMessage, Failed, Hello, Missing, Refused, Reply, Welcome
+from ptrtensor.wire.messages import (
+    Acknowledged,
+    ClientMessage,
+    Failed,
+    Hello,
+    Missing,
+    Refused,
+    Reply,
+    Welcome,
+)
 
 FLUSH_BUSY: Final = 32
 """Commands in a batch while the worker has work."""

@@ -33,9 +33,7 @@ class Failures:
         self._unseen.pop(failure.sequence, None)
         site = self._failed_sites.get(failure.sequence)
         issued = f"\n  issued by {site}" if site is not None else ""
-        error = RemoteOpError(
-            f"{failure.operation} failed at worker {self._worker}: {failure.error}{issued}"
-        )
+        error = RemoteOpError(f"{failure.operation} failed at worker {self._worker}: {failure.error}{issued}")
         if failure.traceback:
             error.add_note(f"The worker's traceback:\n{failure.traceback.rstrip()}")
         return error

@@ -63,9 +63,7 @@ class Devices(Generic[W]):
     def _free_index(self, worker_id: str) -> int:
         for attempt in range(2):
             for index in range(1, MAX_INDEX + 1):
-                if index not in self._workers and (
-                    index not in self._closed or self._closed[index][1]() is None
-                ):
+                if index not in self._workers and (index not in self._closed or self._closed[index][1]() is None):
                     return index
             if attempt == 0:
                 gc.collect()

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch._ops import OpOverload
 
-from ptrtensor._torch import set_metadata
+from ptrtensor._torch import offset_of, set_metadata
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.tensor.base import Pointer, Wrap
@@ -146,7 +146,7 @@ def renamed(call: Call, places: list[int], wrap: Wrap) -> Call:
 
 def reshape(pointer: Pointer | None, extent: Extent, wrap: Wrap) -> None:
     """Give a pointer the metadata that its tensor has now."""
-    if pointer is not None and (pointer._meta is not extent.meta or pointer.storage_offset() != extent.offset):
+    if pointer is not None and (pointer._meta is not extent.meta or offset_of(pointer) != extent.offset):
         set_metadata(pointer, wrap(pointer._worker, pointer._reference, extent.meta, extent.offset))
         pointer._meta = extent.meta
 

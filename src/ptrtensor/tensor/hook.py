@@ -52,7 +52,7 @@ class FactoryMode(TorchFunctionMode):
         made = func(*args, **(kwargs or {}))
         if func not in FACTORIES or type(made) is not Tensor:
             return made
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return made
         return sendable(made)
 
@@ -86,7 +86,8 @@ class TorchHook:
 def sendable(tensor: Tensor) -> SendableTensor:
     """The same tensor with `send`; a leaf stays a leaf, which `as_subclass` alone does not keep."""
     converted = tensor.detach().as_subclass(SendableTensor)
-    return converted.requires_grad_(tensor.requires_grad)
+    converted.requires_grad_(tensor.requires_grad)
+    return converted
 
 
 def plain(tensor: Tensor) -> Tensor:

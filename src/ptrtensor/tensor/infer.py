@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from ptrtensor._torch import DTYPES, isolated, meta_of
+from ptrtensor._torch import DTYPES, isolated, meta_of, offset_of
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.cache import Change, Extent
 from ptrtensor.tensor.operation import Kind, Operation
@@ -91,7 +91,7 @@ class Fakes:
     def _fake(self, value: Tensor) -> Tensor:
         if not isinstance(value, Pointer):
             return self._mode.from_tensor(value)
-        return fake_of(value._meta, value.storage_offset() if self._with_offset else 0, self._device)
+        return fake_of(value._meta, offset_of(value) if self._with_offset else 0, self._device)
 
     def changes(self) -> list[Change]:
         return [
@@ -116,7 +116,7 @@ def fake_of(meta: TensorMeta, offset: int, device: torch.device) -> Tensor:
 
 
 def extent_of(tensor: Tensor) -> Extent:
-    return Extent(meta_of(tensor), tensor.storage_offset())
+    return Extent(meta_of(tensor), offset_of(tensor))
 
 
 def fresh_results(operation: Operation, returned: object) -> list[Extent | None]:

@@ -22,9 +22,7 @@ def places(operation: Operation, args: tuple[object, ...], kwargs: dict[str, obj
     return ", ".join(dict.fromkeys(shown))
 
 
-def two_workers(
-    operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]
-) -> WorkerMismatchError:
+def two_workers(operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]) -> WorkerMismatchError:
     return WorkerMismatchError(
         f"{operation.op} got tensors of different workers: {places(operation, args, kwargs)}. "
         "move() one of them, or fetch both; an optimizer's state stays where it was made, so make the optimizer "

@@ -7,6 +7,8 @@ from typing import Final
 from torch._ops import OpOverload
 
 from ptrtensor._torch import aliases, has_tag, op_arguments, op_name, op_returns, type_name, writes
+from ptrtensor.errors import UnsupportedOpError
+from ptrtensor.wire.limits import NAMESPACES
 
 INDEXING: Final = frozenset(
     {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index"}
@@ -31,6 +33,11 @@ class Operation:
     """One aten operation, seen from its schema."""
 
     def __init__(self, op: OpOverload[..., object], number: int) -> None:
+        if op.namespace not in NAMESPACES:
+            raise UnsupportedOpError(
+                f"{op} is not one of torch's own operations, and a worker does not have it: write it as a function of "
+                "torch operations, or fetch its arguments first"
+            )
         arguments = op_arguments(op)
         self.op = op
         self.number = number
@@ -59,9 +66,7 @@ class Operation:
                 kind = Kind.FRESH_LIST if type_name(result).startswith("List[") else Kind.FRESH
             self.kinds.append(kind)
             self.written_arguments.append(argument)
-        self.is_view = any(
-            result.alias_info is not None and not writes(result) for result in op_returns(op)
-        )
+        self.is_view = any(result.alias_info is not None and not writes(result) for result in op_returns(op))
         self.changes_metadata = has_tag(op, "inplace_view")
         names = {given.name for given in arguments}
         self.offset_matters = self.is_view or self.changes_metadata or "storage_offset" in names

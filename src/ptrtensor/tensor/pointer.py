@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import count
-from typing import Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ptrtensor._torch import (
     swap,
 )
 from ptrtensor.client.reference import Reference
-from ptrtensor.errors import PtrTensorError, UnsupportedOpError, WorkerMismatchError
+from ptrtensor.errors import UnsupportedOpError, WorkerMismatchError
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.dispatch import dispatch
 from ptrtensor.tensor.factories import Factories
@@ -56,7 +56,7 @@ class PointerTensor(Pointer):
         return dispatch(func, args, kwargs or {}, wrap)
 
     @classmethod
-    def __torch_function__(  # type: ignore[override]
+    def __torch_function__(
         cls,
         func: Callable[..., object],
         types: tuple[type, ...],
@@ -87,7 +87,7 @@ class PointerTensor(Pointer):
     @property
     def id(self) -> int:
         """The name of this pointer in this process."""
-        return self.__dict__.setdefault("_id", next(_ids))
+        return int(self.__dict__.setdefault("_id", next(_ids)))
 
     @property
     def owner(self) -> LocalWorker:
@@ -168,9 +168,10 @@ class PointerTensor(Pointer):
     def is_shared(self) -> bool:
         return False
 
-    def tolist(self) -> object:
+    def tolist(self) -> list[Any]:
         """The values as Python numbers, fetched once."""
-        return self.detach().cpu().tolist()
+        values: list[Any] = self.detach().cpu().tolist()
+        return values
 
     def __reduce_ex__(self, protocol: object) -> str | tuple[object, ...]:
         """Pickling and `torch.save` write the values, as a tensor in main memory, never an address."""

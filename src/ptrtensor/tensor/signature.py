@@ -18,6 +18,7 @@ from ptrtensor._torch import (
     draw_seed,
     in_backward,
     meta_of,
+    offset_of,
 )
 from ptrtensor.errors import SpentPointerError, UnsupportedOpError
 from ptrtensor.tensor.base import Pointer
@@ -100,7 +101,7 @@ class Call:
             self.fields.append(reference.name)
             self.pointers.append(value)
             if self.operation.offset_matters:
-                key.append(value.storage_offset())
+                key.append(offset_of(value))
             return
         kind = type(value)
         if kind is bool:
@@ -199,10 +200,7 @@ def check_usable(pointer: Pointer) -> None:
 def form(call: Call) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
     """The arguments of the instruction for calls of this signature, slots in the order of the fields."""
     names = call.operation.argument_names
-    positional = tuple(
-        argument(call.operation, value)
-        for value in call.args
-    )
+    positional = tuple(argument(call.operation, value) for value in call.args)
     keywords = {
         name: argument(call.operation, value)
         for name, value in call.kwargs.items()

@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import raw_grad, set_raw_grad, use_count
+from ptrtensor._torch import on_gradient, raw_grad, set_raw_grad, use_count
 from ptrtensor.errors import SpentPointerError, UnsupportedOpError
 from ptrtensor.tensor.autograd import apply_get, apply_move, apply_send
 from ptrtensor.tensor.base import Pointer, Wrap
@@ -87,7 +87,7 @@ def spend(pointer: Pointer, verb: str) -> None:
         def refuse(grad: Tensor) -> None:
             raise SpentPointerError(f"a gradient arrived for a leaf that is gone: {reason}")
 
-        pointer.register_hook(refuse)
+        on_gradient(pointer, refuse)
     if use_count(pointer) > 1 or sys.getrefcount(reference) > OWN_REFERENCES:
         worker.client.send(Hide(reference.name))
     else:

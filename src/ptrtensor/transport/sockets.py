@@ -8,7 +8,14 @@ from typing import Final
 
 from ptrtensor.errors import WorkerLostError
 from ptrtensor.transport.base import Handler
-from ptrtensor.wire.connection import Buffer, Connection, Incoming, client_connection, encode, worker_connection
+from ptrtensor.wire.connection import (
+    Buffer,
+    Connection,
+    Incoming,
+    client_connection,
+    encode,
+    worker_connection,
+)
 from ptrtensor.wire.messages import ClientMessage, Refused, WorkerMessage
 
 SOCKET_BUFFER_BYTES: Final = 1024 * 1024
@@ -80,9 +87,7 @@ class Stream:
 
     def wait(self, *, readable: bool, writable: bool) -> None:
         poller = select.poll()
-        poller.register(
-            self.socket, (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0)
-        )
+        poller.register(self.socket, (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0))
         poller.poll()
 
     def close(self) -> None:

@@ -4,6 +4,9 @@ from typing import Final
 
 PROTOCOL_VERSION: Final = 1
 
+NAMESPACES: Final = ("aten", "torch_nn")
+"""Whose operations travel: torch's own, which both sides have [P5.5]."""
+
 MAX_HELLO_BYTES: Final = 4 * 1024
 """A peer that has not said hello yet gets a few kilobytes of our memory, not more."""
 

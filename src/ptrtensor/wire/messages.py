@@ -240,9 +240,7 @@ ClientMessage = (
     | Statistics
     | Bye
 )
-WorkerMessage = (
-    Welcome | Refused | Value | Described | Found | Failed | Missing | Done | Acknowledged | Counters
-)
+WorkerMessage = Welcome | Refused | Value | Described | Found | Failed | Missing | Done | Acknowledged | Counters
 Message = ClientMessage | WorkerMessage
 
 Reply = Value | Described | Found | Failed | Missing | Done | Counters

@@ -5,7 +5,7 @@ import socket
 import threading
 from typing import Final
 
-from ptrtensor.errors import PtrTensorError, ProtocolError, VersionMismatchError
+from ptrtensor.errors import ProtocolError, PtrTensorError, VersionMismatchError
 from ptrtensor.transport.sockets import refuse, serve
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.messages import ClientMessage, Hello, Refused, WorkerMessage

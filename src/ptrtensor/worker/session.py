@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import Flags, bytes_of, dense, isolated, meta_of, read_flags, tensor_of, write_flags
+from ptrtensor._torch import Flags, bytes_of, dense, isolated, meta_of, offset_of, read_flags, tensor_of, write_flags
 from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
@@ -325,7 +325,7 @@ class Session:
 
 
 def extent_of(tensor: Tensor) -> Extent:
-    return Extent(meta_of(tensor), tensor.storage_offset())
+    return Extent(meta_of(tensor), offset_of(tensor))
 
 
 def minor_version(version: str) -> str:

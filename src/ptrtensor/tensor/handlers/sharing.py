@@ -3,6 +3,7 @@
 import torch
 from torch._ops import OpOverload
 
+from ptrtensor._torch import offset_of
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.dispatch import handlers
 from ptrtensor.tensor.signature import Args, Kwargs, check_usable
@@ -15,7 +16,7 @@ def share(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -
     (pointer,) = args
     assert isinstance(pointer, Pointer)
     check_usable(pointer)
-    return wrap(pointer._worker, pointer._reference, pointer._meta, pointer.storage_offset())
+    return wrap(pointer._worker, pointer._reference, pointer._meta, offset_of(pointer))
 
 
 handlers[aten.detach.default] = share
