@@ -1,14 +1,14 @@
 """Two hospitals train one classifier together, and no patient's row leaves its hospital: `make demo`.
 
-Each hospital is a worker in a process of its own, with half of the Wisconsin breast-cancer data. In this demo the
-script stands in for the hospitals as well: it loads the data and hands each its half. From there on it is a
+Each hospital is a worker in a process of its own, with half of the Wisconsin breast-cancer data. On this one machine
+the script also stands in for the hospitals: it loads the data and hands each its half. From there on it is a
 researcher who has pointers only.
 """
 
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from typing import NamedTuple
@@ -24,38 +24,29 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 import ptrtensor as sy
 
 ROUNDS = 500
-HELD_OUT = 0.25
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
+say = console.print
 
 
 class Patients(NamedTuple):
-    """Tensors that are here, or pointers to a hospital's: the functions below take both."""
+    """Tensors that are here, or pointers to a hospital's: the functions on them do not ask which."""
 
     measurements: Tensor  # patients x 30
-    benign: Tensor  # patients x 1: 1 is benign, 0 malignant
-
-    def at(self, worker: sy.Worker) -> "Patients":
-        return Patients(sy.send(self.measurements, worker), sy.send(self.benign, worker))
-
-    def split(self) -> tuple["Patients", "Patients"]:
-        """Those to learn from, and those held out."""
-        first = int(len(self.benign) * HELD_OUT)
-        return Patients(self.measurements[first:], self.benign[first:]), Patients(
-            self.measurements[:first], self.benign[:first]
-        )
+    benign: Tensor  # patients x 1; 1 is benign, 0 malignant
 
 
-# --- ordinary torch: nothing here knows where the patients are
+class Hospital(NamedTuple):
+    worker: sy.Worker
+    training: Patients
+    held_out: Patients
 
 
-def classifier() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 1))
+# --- ordinary torch, wherever the patients are
 
 
 def sums(patients: Patients) -> Tensor:
-    """Of each measurement, over the patients: the sum, and the sum of its squares."""
+    """Over the patients: the sum of each measurement, and the sum of its squares."""
     return torch.stack([patients.measurements.sum(0), patients.measurements.square().sum(0)])
 
 
@@ -70,13 +61,153 @@ def gradients(model: nn.Module, patients: Patients, everybody: int) -> tuple[Ten
     return torch.autograd.grad(loss, list(model.parameters()))
 
 
-def count_right(model: nn.Module, patients: Patients) -> Tensor:
+def correct(model: nn.Module, patients: Patients) -> Tensor:
+    """How many of them the model diagnoses correctly."""
     return ((model(patients.measurements) > 0) == (patients.benign > 0)).sum()
 
 
-def train(model: nn.Module, next_gradients: Callable[[], Iterable[Tensor]], rounds: Iterable[int]) -> None:
+def trained(gradients_of: Callable[[nn.Module], Iterable[Tensor]], rounds: Iterable[int]) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     for _ in rounds:
-        for parameter, gradient in zip(model.parameters(), next_gradients(), strict=True):
+        for parameter, gradient in zip(model.parameters(), gradients_of(model), strict=True):
             parameter.grad = gradient
         optimizer.step()
+    return model
+
+
+# --- over the hospitals: copies of the model go there, and only sums over patients come back
+
+
+class Door:
+    """The one way by which values come here from the hospitals; keeps account of them."""
+
+    def __init__(self) -> None:
+        self.numbers = Counter[str]()
+        self.bytes = 0
+
+    def sum(self, what: str, parts: Iterable[Tensor]) -> Tensor:
+        """Fetch a tensor from each hospital and add them up."""
+        fetched = torch.stack([sy.get(part) for part in parts])
+        self.numbers[what] += fetched.numel()
+        self.bytes += fetched.nbytes
+        return fetched.sum(0)
+
+
+def everybody(hospitals: Sequence[Hospital]) -> int:
+    return sum(len(hospital.training.benign) for hospital in hospitals)
+
+
+def standardised_at(hospitals: Sequence[Hospital], door: Door) -> list[Hospital]:
+    total, squares = door.sum("sums and sums of squares", [sums(h.training) for h in hospitals])
+    mean = total / everybody(hospitals)
+    deviation = (squares / everybody(hospitals) - mean.square()).sqrt()
+
+    def at(worker: sy.Worker, patients: Patients) -> Patients:
+        return standardised(patients, sy.send(mean, worker), sy.send(deviation, worker))
+
+    return [Hospital(h.worker, at(h.worker, h.training), at(h.worker, h.held_out)) for h in hospitals]
+
+
+def trained_at(hospitals: Sequence[Hospital], door: Door, rounds: Iterable[int]) -> nn.Module:
+    def gradients_of(model: nn.Module) -> list[Tensor]:
+        # Nothing in this line waits, so the hospitals compute at the same time.
+        there = [gradients(sy.send(deepcopy(model), h.worker), h.training, everybody(hospitals)) for h in hospitals]
+        return [door.sum("gradients", parts) for parts in zip(*there, strict=True)]
+
+    return trained(gradients_of, rounds)
+
+
+def correct_at(hospitals: Sequence[Hospital], model: nn.Module, door: Door) -> int:
+    counts = [correct(sy.send(deepcopy(model), h.worker), h.held_out) for h in hospitals]
+    return int(door.sum("counts of correct diagnoses", counts))
+
+
+# --- the same in one place, to compare
+
+
+def train_centrally(training: Patients, held_out: Patients) -> int:
+    """How many of the held-out patients are diagnosed correctly by a model trained without ptrtensor."""
+    mean, deviation = training.measurements.mean(0), training.measurements.std(0, correction=0)
+    training, held_out = standardised(training, mean, deviation), standardised(held_out, mean, deviation)
+    model = trained(lambda model: gradients(model, training, len(training.benign)), range(ROUNDS))
+    return int(correct(model, held_out))
+
+
+# --- the demo
+
+
+def first_steps(bob: sy.Worker) -> None:
+    """The tutorial, in the spelling that a type checker knows."""
+    x = sy.send(torch.tensor([1, 2, 3, 4, 5]), bob)
+    y = sy.send(torch.tensor([1, 1, 1, 1, 1]), bob)
+    say(f"  {x = }")
+    say(f"  {x.location = }")
+    z = x + y
+    say(f"  {z = }")
+    say(f"  {len(bob.objects) = }")
+    say(f"  {sy.get(z) = }")
+    say(f"  {sy.get(x) = }")
+    say(f"  {sy.get(y) = }")
+    say(f"  {len(bob.objects) = }")
+    x = sy.send(torch.tensor([1.0, 2.0, 3.0], requires_grad=True), bob)
+    (x * x).sum().backward()
+    say(f"  {sy.get(x).grad = }")
+
+
+def split(patients: Patients, sizes: list[int]) -> list[Patients]:
+    return [Patients(*parts) for parts in zip(*(tensor.split(sizes) for tensor in patients), strict=True)]
+
+
+def everyone() -> Patients:
+    measurements, benign = (torch.from_numpy(array).float() for array in load_breast_cancer(return_X_y=True))
+    order = torch.randperm(len(benign), generator=torch.Generator().manual_seed(0))
+    return Patients(measurements[order], benign[order, None])
+
+
+def hospital(worker: sy.Worker, training: Patients, held_out: Patients) -> Hospital:
+    """What a hospital would do itself, and this script does in its place."""
+
+    def at_worker(patients: Patients) -> Patients:
+        return Patients(*(sy.send(tensor, worker) for tensor in patients))
+
+    return Hospital(worker, at_worker(training), at_worker(held_out))
+
+
+def counters(hospitals: Sequence[Hospital]) -> Counter[str]:
+    return sum((Counter(hospital.worker.stats()) for hospital in hospitals), Counter())
+
+
+def main() -> None:
+    with ExitStack() as stack:
+        say("Two hospitals start, each a process of its own ...")
+        north, south = (stack.enter_context(closing(sy.ProcessWorker(id=name))) for name in ("north", "south"))
+
+        say("\nThe tutorial's steps, with bob = hospital north:")
+        first_steps(north)
+
+        patients = everyone()
+        training_north, held_out_north, training_south, held_out_south = split(patients, [213, 71, 214, 71])
+        hospitals = [
+            hospital(north, training_north, held_out_north),
+            hospital(south, training_south, held_out_south),
+        ]
+        say(
+            f"\nEach hospital has its half of {len(patients.benign)} patients. "
+            "(In this demo it got them from this script; from here on the script has pointers only.)"
+        )
+
+        before, door = counters(hospitals), Door()
+        hospitals = standardised_at(hospitals, door)
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            rounds = progress.track(range(ROUNDS), description="Training at both hospitals")
+            model = trained_at(hospitals, door, rounds)
+        right = correct_at(hospitals, model, door)
+        cost = counters(hospitals) - before
+
+    right_centrally = train_centrally(
+        Patients(*(torch.cat(pair) for pair in zip(training_north, training_south, strict=True))),
+        Patients(*(torch.cat(pair) for pair in zip(held_out_north, held_out_south, strict=True))),
+    )
+    report(...)

@@ -8,6 +8,7 @@ from types import ModuleType, TracebackType
 from typing import Final, Literal, cast
 
 import torch
+import torch.nn.modules.linear_cross_entropy  # it registers operations of torch's own when it is imported
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
@@ -60,6 +61,8 @@ def meta_of(tensor: Tensor) -> TensorMeta:
 def dense(tensor: Tensor) -> Tensor:
     """The same values without gaps or lazy bits, in the order of memory where that is possible."""
     plain = tensor.detach().resolve_conj().resolve_neg()
+    if plain._is_zerotensor():
+        plain = plain.clone()  # torch's zeros without memory
     return plain if is_dense(plain) else plain.contiguous()
 
 

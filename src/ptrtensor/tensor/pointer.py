@@ -1,5 +1,6 @@
 """`PointerTensor`: a tensor without data, standing for one at a worker."""
 
+import copy
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Final, NoReturn, Self
@@ -32,6 +33,9 @@ from ptrtensor.wire.metadata import TensorMeta
 
 HANDLERS: Final = (crossing, sharing)
 """The modules that fill dispatch's table when they are imported."""
+
+OWN_STATE: Final = frozenset({"_worker", "_reference", "_meta", "_id", "_is_param"})
+"""What belongs to one pointer and not to its copy."""
 
 _ids: Final = count(1)
 
@@ -182,6 +186,24 @@ class PointerTensor(Pointer):
     def __copy__(self) -> Tensor:
         alias = self.detach().requires_grad_(self.requires_grad)
         return torch.nn.Parameter(alias, self.requires_grad) if isinstance(self, torch.nn.Parameter) else alias
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Tensor:
+        """A copy at the same worker, with its gradient and whatever was set on the Python object."""
+        known = memo.get(id(self))
+        if isinstance(known, Tensor):
+            return known
+        if not self.is_leaf:
+            raise RuntimeError(
+                "only leaves can be deep-copied: use .clone() to copy with the history, .detach().clone() without it"
+            )
+        copied = like(self, self.detach().clone())
+        memo[id(self)] = copied
+        if self.grad is not None:
+            copied.grad = copy.deepcopy(self.grad, memo)
+        for name, value in self.__dict__.items():
+            if name not in OWN_STATE:
+                copied.__dict__[name] = copy.deepcopy(value, memo)
+        return copied
 
     def __tensor_flatten__(self) -> tuple[list[str], object]:
         """Tells `Module.to` to keep a parameter's identity; there is no inner tensor to trace."""

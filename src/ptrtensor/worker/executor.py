@@ -48,7 +48,7 @@ class Executor:
             if not program.checked or program.restrides:
                 fresh = self._check(program, fresh)
             if len(fresh) > MAX_RESULTS:
-                raise UnsupportedOpError(f"{program.op} has {len(fresh)} results, more than {MAX_RESULTS}")
+                raise UnsupportedOpError(f"{program.instruction.op} has {len(fresh)} results, more than {MAX_RESULTS}")
         except BaseException as error:
             self._fail(program, fields, Failure(sequence, program.describe(args, kwargs), *explain(error)))
             if not isinstance(error, Exception):
@@ -103,7 +103,7 @@ class Executor:
         if differs:
             got = ", ".join(str(meta_of(value)) if isinstance(value, Tensor) else str(value) for value in fresh)
             raise UnsupportedOpError(
-                f"{program.op} returned {got} where its caller predicted {', '.join(map(str, expected))}: "
+                f"{program.instruction.op} returned {got} where its caller predicted {', '.join(map(str, expected))}: "
                 "the two sides' torch disagree about this operation"
             )
         program.checked = True
@@ -122,7 +122,7 @@ class Executor:
         else:
             missing = next(name for name in names if name not in self._store.objects)
             error = ObjectNotFoundError(f"the worker holds no object {missing}")
-            failure = Failure(sequence, str(program.op), *explain(error))
+            failure = Failure(sequence, program.instruction.op, *explain(error))
             self._report(failure)
         self._store.poison_storages(self._written(program, fields), failure, written=False)
         self._poison_results(program, fields, failure)

@@ -15,8 +15,8 @@ REFUSED: Final = frozenset({"aten::from_file"})
 def operation(name: str) -> OpOverload[..., object]:
     """The operation of that name.
 
-    :raises ProtocolError: torch has none of that name.
-    :raises UnsupportedOpError: the operation is refused.
+    :raises ProtocolError: it is not one of torch's own.
+    :raises UnsupportedOpError: the operation is refused, or this worker's torch has none of that name.
     """
     if name.partition("::")[0] not in NAMESPACES:
         raise ProtocolError(f"only torch's own operations run at a worker, not {name[:80]!r}")
@@ -24,5 +24,5 @@ def operation(name: str) -> OpOverload[..., object]:
         raise UnsupportedOpError(f"{name} is not run for a client: it reaches beyond tensors")
     op = resolve_op(name)
     if op is None:
-        raise ProtocolError(f"this worker's torch has no operation {name[:80]!r}")
+        raise UnsupportedOpError(f"this worker's torch has no operation {name[:80]!r}: the two sides' torch differ")
     return op

@@ -1,6 +1,7 @@
 """A program: an instruction bound to its operation, ready to run with the fields of a command."""
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -16,7 +17,7 @@ from ptrtensor._torch import (
     type_name,
     writes,
 )
-from ptrtensor.errors import ProtocolError
+from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.instruction import (
     Argument,
     ComplexConstant,
@@ -47,23 +48,32 @@ NAMED: Final[dict[str, dict[str, object]]] = {
 
 
 class Program:
-    """The arguments are kept as a list with the constants in place; a command fills in the rest."""
+    """The arguments are kept as a list with the constants in place; a command fills in the rest.
+
+    An operation that is refused has a program too, which fails whenever it is run: that is an error of those who
+    depend on its result, not of the whole session.
+    """
 
     def __init__(self, instruction: Instruction, device: torch.device) -> None:
         self.instruction = instruction
-        self.op = operation(instruction.op)
-        self.kernel = native_kernel(self.op)
         self.layout: struct.Struct = layout(instruction)
         self.checked = instruction.expected is None
         self.restrides = False
         self._device = device
-        schema = op_arguments(self.op)
-        names = [argument.name for argument in schema]
-        written = {argument.name for argument in schema if writes(argument)}
+        arguments: list[torch.Argument] = []
+        returns: list[torch.Argument] = []
+        try:
+            op = operation(instruction.op)
+            self.kernel = native_kernel(op)
+            arguments, returns = op_arguments(op), op_returns(op)
+        except UnsupportedOpError as error:
+            self.kernel = refusing(error)
+        names = [argument.name for argument in arguments]
+        written = {argument.name for argument in arguments if writes(argument)}
         self.takes_generator = instruction.draws and "generator" in names
-        self.stores = [not writes(result) for result in op_returns(self.op)]
-        self.views = any(result.alias_info is not None and not writes(result) for result in op_returns(self.op))
-        self.lists = [type_name(result).startswith("List[") for result in op_returns(self.op)]
+        self.stores = [not writes(result) for result in returns]
+        self.views = any(result.alias_info is not None and not writes(result) for result in returns)
+        self.lists = [type_name(result).startswith("List[") for result in returns]
 
         self._positional: list[object] = []
         self._keywords: dict[str, object] = {}
@@ -73,11 +83,10 @@ class Program:
         self._named: list[tuple[str, Leaf, int]] = []
         self.object_fields: list[int] = []
         self.written_fields: list[int] = []
-        if len(instruction.positional) > len(names):
-            raise ProtocolError(f"{instruction.op} takes {len(names)} arguments, not {len(instruction.positional)}")
         field = 1
         for position, argument in enumerate(instruction.positional):
-            field = self._bind(position, argument, field, names[position] in written)
+            is_written = position < len(names) and names[position] in written
+            field = self._bind(position, argument, field, is_written)
         for name, argument in instruction.keywords.items():
             field = self._bind(name, argument, field, name in written)
 
@@ -173,7 +182,16 @@ class Program:
         """The operation with the shapes of its arguments, for an error."""
         shown = [describe(argument) for argument in args]
         shown += [f"{name}={describe(argument)}" for name, argument in kwargs.items()]
-        return f"{self.op}({', '.join(shown)})"
+        return f"{self.instruction.op}({', '.join(shown)})"
+
+
+def refusing(error: UnsupportedOpError) -> Callable[..., object]:
+    """A kernel that only fails."""
+
+    def kernel(*args: object, **kwargs: object) -> object:
+        raise error
+
+    return kernel
 
 
 def describe(value: object) -> str:

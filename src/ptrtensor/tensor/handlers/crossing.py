@@ -85,6 +85,17 @@ def made_elsewhere(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap
         return op(stand_in, *args[1:], **kwargs)
 
 
+def spaced_elsewhere(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
+    """`linspace(start, end, 5)` with pointers for numbers makes a local tensor, as it does for numbers on CUDA."""
+    device = kwargs.get("device")
+    worker = next(value._worker for value in args if isinstance(value, Pointer))
+    if device == worker.device:
+        return run(operations[op], args, kwargs, wrap)
+    given = [value_of(value) if isinstance(value, Pointer) else value for value in args]
+    with isolated():
+        return op(*given, **kwargs)
+
+
 def set_source(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
     """`set_` with a local tensor would leave a pointer without a worker."""
     target, source = args[:2]
@@ -98,6 +109,9 @@ handlers[aten.copy_.default] = copy_
 handlers[aten._copy_from.default] = copy_from
 handlers[aten._local_scalar_dense.default] = local_scalar_dense
 handlers[aten.set_.source_Tensor] = set_source
+for _packet in (aten.linspace, aten.logspace):
+    for _overload in ("Tensor_Tensor", "Tensor_Scalar", "Scalar_Tensor"):
+        handlers[getattr(_packet, _overload)] = spaced_elsewhere
 for _name in (
     "empty_like zeros_like ones_like full_like rand_like randn_like randint_like new_empty new_empty_strided "
     "new_zeros new_ones new_full"
