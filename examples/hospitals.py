@@ -23,7 +23,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import ptrtensor as sy
 
-ROUNDS = 500
+ROUNDS = 300
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
 say = console.print
@@ -55,7 +55,7 @@ def standardised(patients: Patients, mean: Tensor, deviation: Tensor) -> Patient
 
 
 def gradients(model: nn.Module, patients: Patients, everybody: int) -> tuple[Tensor, ...]:
-    """Of these patients' share in the mean loss over everybody."""
+    """From these patients' share in the mean loss over everybody."""
     logits = model(patients.measurements)
     loss = binary_cross_entropy_with_logits(logits, patients.benign, reduction="sum") / everybody
     return torch.autograd.grad(loss, list(model.parameters()))
@@ -63,13 +63,14 @@ def gradients(model: nn.Module, patients: Patients, everybody: int) -> tuple[Ten
 
 def correct(model: nn.Module, patients: Patients) -> Tensor:
     """How many of them the model diagnoses correctly."""
-    return ((model(patients.measurements) > 0) == (patients.benign > 0)).sum()
+    says_benign: Tensor = model(patients.measurements) > 0
+    return (says_benign == patients.benign).sum()
 
 
 def trained(gradients_of: Callable[[nn.Module], Iterable[Tensor]], rounds: Iterable[int]) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 1))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     for _ in rounds:
         for parameter, gradient in zip(model.parameters(), gradients_of(model), strict=True):
             parameter.grad = gradient
@@ -81,26 +82,27 @@ def trained(gradients_of: Callable[[nn.Module], Iterable[Tensor]], rounds: Itera
 
 
 class Door:
-    """The one way by which values come here from the hospitals; keeps account of them."""
+    """The one way by which values come here from the hospitals. It keeps account of them."""
 
     def __init__(self) -> None:
         self.numbers = Counter[str]()
         self.bytes = 0
 
-    def sum(self, what: str, parts: Iterable[Tensor]) -> Tensor:
+    def sum(self, kind: str, parts: Iterable[Tensor]) -> Tensor:
         """Fetch a tensor from each hospital and add them up."""
         fetched = torch.stack([sy.get(part) for part in parts])
-        self.numbers[what] += fetched.numel()
+        self.numbers[kind] += fetched.numel()
         self.bytes += fetched.nbytes
         return fetched.sum(0)
 
 
 def everybody(hospitals: Sequence[Hospital]) -> int:
+    """How many patients there are to learn from. Shapes are known here; nothing is asked."""
     return sum(len(hospital.training.benign) for hospital in hospitals)
 
 
 def standardised_at(hospitals: Sequence[Hospital], door: Door) -> list[Hospital]:
-    total, squares = door.sum("sums and sums of squares", [sums(h.training) for h in hospitals])
+    total, squares = door.sum("sums of measurements and of their squares", [sums(h.training) for h in hospitals])
     mean = total / everybody(hospitals)
     deviation = (squares / everybody(hospitals) - mean.square()).sqrt()
 
@@ -111,28 +113,19 @@ def standardised_at(hospitals: Sequence[Hospital], door: Door) -> list[Hospital]
 
 
 def trained_at(hospitals: Sequence[Hospital], door: Door, rounds: Iterable[int]) -> nn.Module:
+    patients = everybody(hospitals)
+
     def gradients_of(model: nn.Module) -> list[Tensor]:
-        # Nothing in this line waits, so the hospitals compute at the same time.
-        there = [gradients(sy.send(deepcopy(model), h.worker), h.training, everybody(hospitals)) for h in hospitals]
+        # Nothing waits in this line, so the hospitals compute at the same time.
+        there = [gradients(sy.send(deepcopy(model), h.worker), h.training, patients) for h in hospitals]
         return [door.sum("gradients", parts) for parts in zip(*there, strict=True)]
 
     return trained(gradients_of, rounds)
 
 
-def correct_at(hospitals: Sequence[Hospital], model: nn.Module, door: Door) -> int:
+def correct_at(hospitals: Sequence[Hospital], door: Door, model: nn.Module) -> int:
     counts = [correct(sy.send(deepcopy(model), h.worker), h.held_out) for h in hospitals]
     return int(door.sum("counts of correct diagnoses", counts))
-
-
-# --- the same in one place, to compare
-
-
-def train_centrally(training: Patients, held_out: Patients) -> int:
-    """How many of the held-out patients are diagnosed correctly by a model trained without ptrtensor."""
-    mean, deviation = training.measurements.mean(0), training.measurements.std(0, correction=0)
-    training, held_out = standardised(training, mean, deviation), standardised(held_out, mean, deviation)
-    model = trained(lambda model: gradients(model, training, len(training.benign)), range(ROUNDS))
-    return int(correct(model, held_out))
 
 
 # --- the demo
@@ -142,22 +135,18 @@ def first_steps(bob: sy.Worker) -> None:
     """The tutorial, in the spelling that a type checker knows."""
     x = sy.send(torch.tensor([1, 2, 3, 4, 5]), bob)
     y = sy.send(torch.tensor([1, 1, 1, 1, 1]), bob)
+    z = x + y
     say(f"  {x = }")
     say(f"  {x.location = }")
-    z = x + y
     say(f"  {z = }")
     say(f"  {len(bob.objects) = }")
-    say(f"  {sy.get(z) = }")
     say(f"  {sy.get(x) = }")
     say(f"  {sy.get(y) = }")
+    say(f"  {sy.get(z) = }")
     say(f"  {len(bob.objects) = }")
     x = sy.send(torch.tensor([1.0, 2.0, 3.0], requires_grad=True), bob)
     (x * x).sum().backward()
     say(f"  {sy.get(x).grad = }")
-
-
-def split(patients: Patients, sizes: list[int]) -> list[Patients]:
-    return [Patients(*parts) for parts in zip(*(tensor.split(sizes) for tensor in patients), strict=True)]
 
 
 def everyone() -> Patients:
@@ -166,8 +155,16 @@ def everyone() -> Patients:
     return Patients(measurements[order], benign[order, None])
 
 
-def hospital(worker: sy.Worker, training: Patients, held_out: Patients) -> Hospital:
-    """What a hospital would do itself, and this script does in its place."""
+def split(patients: Patients, sizes: list[int]) -> list[Patients]:
+    return [Patients(*parts) for parts in zip(*(tensor.split(sizes) for tensor in patients), strict=True)]
+
+
+def joined(first: Patients, second: Patients) -> Patients:
+    return Patients(*map(torch.cat, zip(first, second, strict=True)))
+
+
+def filled(worker: sy.Worker, training: Patients, held_out: Patients) -> Hospital:
+    """What a hospital would do by itself, and this script does in its place."""
 
     def at_worker(patients: Patients) -> Patients:
         return Patients(*(sy.send(tensor, worker) for tensor in patients))
@@ -175,39 +172,68 @@ def hospital(worker: sy.Worker, training: Patients, held_out: Patients) -> Hospi
     return Hospital(worker, at_worker(training), at_worker(held_out))
 
 
+def correct_centrally(training: Patients, held_out: Patients) -> int:
+    """The same training on one heap of data, without ptrtensor."""
+    mean, deviation = training.measurements.mean(0), training.measurements.std(0, correction=0)
+    training, held_out = standardised(training, mean, deviation), standardised(held_out, mean, deviation)
+    model = trained(lambda model: gradients(model, training, len(training.benign)), range(ROUNDS))
+    return int(correct(model, held_out))
+
+
 def counters(hospitals: Sequence[Hospital]) -> Counter[str]:
     return sum((Counter(hospital.worker.stats()) for hospital in hospitals), Counter())
 
 
 def main() -> None:
+    patients = everyone()
+    held_out_north, north_training, held_out_south, south_training = split(patients, [71, 213, 71, 214])
     with ExitStack() as stack:
         say("Two hospitals start, each a process of its own ...")
         north, south = (stack.enter_context(closing(sy.ProcessWorker(id=name))) for name in ("north", "south"))
 
-        say("\nThe tutorial's steps, with bob = hospital north:")
+        say("\nThe tutorial's steps; bob is hospital north:")
         first_steps(north)
 
-        patients = everyone()
-        training_north, held_out_north, training_south, held_out_south = split(patients, [213, 71, 214, 71])
-        hospitals = [
-            hospital(north, training_north, held_out_north),
-            hospital(south, training_south, held_out_south),
-        ]
-        say(
-            f"\nEach hospital has its half of {len(patients.benign)} patients. "
-            "(In this demo it got them from this script; from here on the script has pointers only.)"
-        )
+        say(f"\nEach hospital has half of {len(patients.benign)} patients. In this demo it got them from this script,")
+        say("which stands in for the hospitals too. From now on the script is a researcher with pointers only.")
+        hospitals = [filled(north, north_training, held_out_north), filled(south, south_training, held_out_south)]
 
         before, door = counters(hospitals), Door()
         hospitals = standardised_at(hospitals, door)
+        say(f"\nTraining: {ROUNDS} rounds over both hospitals ...")
         with Progress(console=console, disable=not console.is_terminal) as progress:
-            rounds = progress.track(range(ROUNDS), description="Training at both hospitals")
-            model = trained_at(hospitals, door, rounds)
-        right = correct_at(hospitals, model, door)
+            model = trained_at(hospitals, door, progress.track(range(ROUNDS)))
+        right = correct_at(hospitals, door, model)
         cost = counters(hospitals) - before
 
-    right_centrally = train_centrally(
-        Patients(*(torch.cat(pair) for pair in zip(training_north, training_south, strict=True))),
-        Patients(*(torch.cat(pair) for pair in zip(held_out_north, held_out_south, strict=True))),
+    central = correct_centrally(joined(north_training, south_training), joined(held_out_north, held_out_south))
+
+    # What came and is not in the door's account counts as rows of 30 measurements and a diagnosis.
+    row_bytes = sum(tensor[0].nbytes for tensor in patients)
+    rows = math.ceil((cost["bytes_received"] - door.bytes) / row_bytes)
+
+    held_out = len(held_out_north.benign) + len(held_out_south.benign)
+    table = Table("", "at the hospitals", "in one place")
+    table.add_row(
+        "correct on held-out patients",
+        f"{right / held_out:.1%} of {held_out}",
+        f"{central / held_out:.1%} of {held_out}",
     )
-    report(...)
+    table.add_row("rows that left their hospital", f"{rows}", f"{len(patients.benign)}")
+    table.add_row("bytes to the hospitals", f"{cost['bytes_sent']:,}")
+    table.add_row("bytes from the hospitals", f"{cost['bytes_received']:,}")
+    table.add_row("operations at the hospitals", f"{cost['commands']:,}")
+    table.add_row("waits for an answer", f"{cost['waits']:,}")
+    say(table)
+    say(f"How the {rows} is known: of the {cost['bytes_received']:,} bytes that came from the hospitals,")
+    say(f"{door.bytes:,} are sums over a hospital's patients, which did leave:")
+    for kind, numbers in door.numbers.items():
+        say(f"  {numbers:,} {kind}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        say("\nInterrupted; the hospitals are closed.")
+        sys.exit(130)

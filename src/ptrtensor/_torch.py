@@ -111,13 +111,16 @@ class isolated:
     itself (an in-process worker's operations, inference, seeds) must not see it.
     """
 
-    __slots__ = ("_grad", "_keys", "_function")
+    __slots__ = ("_function", "_grad", "_inference", "_keys")
 
     def __enter__(self) -> None:
         self._function = torch._C.DisableTorchFunction()
         self._function.__enter__()
         self._keys = torch._C._ForceDispatchKeyGuard(_INCLUDED, _EXCLUDED)
         self._keys.__enter__()
+        self._inference = torch._C._InferenceMode(False) if torch.is_inference_mode_enabled() else None
+        if self._inference is not None:
+            self._inference.__enter__()
         self._grad = torch.is_grad_enabled()
         torch._C._set_grad_enabled(False)
 
@@ -125,6 +128,8 @@ class isolated:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         torch._C._set_grad_enabled(self._grad)
+        if self._inference is not None:
+            self._inference.__exit__(kind, error, trace)
         self._keys.__exit__(kind, error, trace)
         self._function.__exit__(kind, error, trace)
 

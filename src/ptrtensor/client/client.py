@@ -257,7 +257,7 @@ class Client:
     def _send(self, message: ClientMessage, payload: Buffer | None) -> None:
         try:
             self._transport.send(message, payload)
-        except WorkerLostError as error:
+        except (WorkerLostError, ProtocolError) as error:
             self._lose(error)
         self.bytes_sent += len(payload) if payload is not None else 0
 
@@ -288,6 +288,8 @@ class Client:
             try:
                 self._transport.poll()
                 self._deliver()
+            except ProtocolError as error:
+                self._lose(error)
             finally:
                 self._reading.release()
 

@@ -1,8 +1,14 @@
 """Failures that the worker reported and nobody has seen yet."""
 
+from typing import Final
+
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.errors import RemoteOpError
 from ptrtensor.wire.messages import Failure
+
+
+MAX_UNSEEN: Final = 100
+"""Failures kept with their texts until somebody waits; of further ones only the number."""
 
 
 class Failures:
@@ -13,6 +19,7 @@ class Failures:
         self._sites: dict[int, CallSite] = {}
         self._failed_sites: dict[int, CallSite] = {}
         self._unseen: dict[int, Failure] = {}
+        self._uncounted = 0
         self._acknowledged = 0
 
     def issued(self, sequence: int, site: CallSite) -> None:
@@ -21,8 +28,11 @@ class Failures:
     def acknowledge(self, sequence: int, failures: list[Failure]) -> None:
         """Forget the lines of what has run; keep those of what failed."""
         for failure in failures:
-            self._keep(failure)
-            self._unseen[failure.sequence] = failure
+            if len(self._unseen) < MAX_UNSEEN:
+                self._keep(failure)
+                self._unseen[failure.sequence] = failure
+            else:
+                self._uncounted += 1
         for done in range(self._acknowledged, sequence):
             self._sites.pop(done, None)
         self._acknowledged = sequence
@@ -46,12 +56,16 @@ class Failures:
         first, *others = [self.error(failure) for failure in unseen]
         for other in others[:5]:
             first.add_note(f"Also: {other}")
-        if len(others) > 5:
-            first.add_note(f"and {len(others) - 5} more failures")
+        more = max(len(others) - 5, 0) + self._uncounted
+        if more:
+            first.add_note(f"and {more} more failures")
+        self.forget()
         return first
 
     def forget(self) -> None:
+        """What failed so far counts as seen."""
         self._unseen.clear()
+        self._uncounted = 0
 
     def _keep(self, failure: Failure) -> None:
         site = self._sites.get(failure.sequence)

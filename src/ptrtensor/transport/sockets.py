@@ -3,6 +3,7 @@
 import contextlib
 import select
 import socket
+import threading
 from collections import deque
 from typing import Final
 
@@ -55,6 +56,10 @@ class Stream:
     def enqueue(self, pieces: list[Buffer]) -> None:
         self._outbox.extend([Piece(piece) for piece in pieces])
 
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._outbox)
+
     def write(self) -> bool:
         """Send what the system takes; True when nothing is left."""
         while self._outbox:
@@ -102,36 +107,60 @@ class SocketTransport:
         self._connection = client_connection()
         self._peer = peer
         self._lost: str | None = None
+        self._sending = threading.Lock()
+        self._receiving = threading.Lock()
         self.events = self._connection.events
 
     def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
         self._check()
-        self._stream.enqueue(encode(message, payload))
+        with self._sending:
+            self._stream.enqueue(encode(message, payload))
+            self._send_all()
+
+    def _send_all(self) -> None:
         try:
             while not self._stream.write():
                 # Both sides would stand still if this one did not go on reading while it cannot write.
-                self._stream.wait(readable=True, writable=True)
-                self._stream.read(self._connection)
+                if self._receiving.acquire(blocking=False):
+                    try:
+                        self._stream.wait(readable=True, writable=True)
+                        self._stream.read(self._connection)
+                    finally:
+                        self._receiving.release()
+                else:
+                    self._stream.wait(readable=False, writable=True)
         except (OSError, EOFError) as error:
             self._lose(error)
 
     def wait(self) -> None:
-        while not self.events:
-            self._check()
-            try:
-                self._stream.write()
-                if not self._stream.read(self._connection):
-                    self._stream.wait(readable=True, writable=False)
-            except (OSError, EOFError) as error:
-                self._lose(error)
+        with self._receiving:
+            while not self.events:
+                self._check()
+                try:
+                    unsent = self._send_left_over()
+                    if not self._stream.read(self._connection):
+                        self._stream.wait(readable=True, writable=unsent)
+                except (OSError, EOFError) as error:
+                    self._lose(error)
+
+    def _send_left_over(self) -> bool:
+        """Go on with what an interrupted `send` left, if nobody is sending; True while some is left."""
+        if not self._stream.has_unsent or not self._sending.acquire(blocking=False):
+            return False
+        try:
+            return not self._stream.write()
+        finally:
+            self._sending.release()
 
     def poll(self) -> None:
-        if self._lost is None:
+        if self._lost is None and self._receiving.acquire(blocking=False):
             try:
                 while self._stream.read(self._connection):
                     pass
             except (OSError, EOFError) as error:
                 self._lost = self._explain(error)
+            finally:
+                self._receiving.release()
 
     def close(self) -> None:
         if self._lost is None:

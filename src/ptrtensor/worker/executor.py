@@ -1,7 +1,7 @@
 """The executor runs one command over the store: results under their names, or poison [P8]."""
 
 import traceback
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -12,22 +12,14 @@ from ptrtensor.wire.limits import MAX_FAILURE_TEXT, MAX_RESULTS
 from ptrtensor.wire.messages import Failure
 from ptrtensor.worker.program import Fields, Program
 from ptrtensor.worker.randomness import Randomness
-from ptrtensor.worker.store import Poison, Store, Value
+from ptrtensor.worker.store import Outcome, Poison, Store, Value
 
 INTERRUPTED: Final = "the operation was interrupted; what it writes may be half written"
-
-
-class Outcome(NamedTuple):
-    """What an unpredicted command left, until its caller has asked for it."""
-
-    fresh: list[Value | None]
-    written: list[Tensor]
 
 
 class Executor:
     def __init__(self, store: Store, randomness: Randomness) -> None:
         self.failures: list[Failure] = []
-        self.unpredicted: dict[int, Outcome] = {}
         self._store = store
         self._randomness = randomness
 
@@ -57,7 +49,7 @@ class Executor:
         name = int(fields[-1])
         if program.instruction.expected is None:
             written = [objects[int(fields[field])] for field in program.written_fields]
-            self.unpredicted[name] = Outcome(fresh, [value for value in written if isinstance(value, Tensor)])
+            self._store.outcomes[name] = Outcome(fresh, [value for value in written if isinstance(value, Tensor)])
         for value in fresh:
             if value is not None:
                 objects[name] = value

@@ -272,7 +272,7 @@ class Session:
         poison = self.store.poisoned.get(describe.name)
         if poison is not None:
             return Failed(describe.request, poison.failure)
-        outcome = self._executor.unpredicted.pop(describe.name, None)
+        outcome = self.store.outcomes.pop(describe.name, None)
         if outcome is None:
             return Missing(describe.request, describe.name)
         try:

@@ -25,6 +25,14 @@ class Note:
 
 
 @dataclass(slots=True)
+class Outcome:
+    """What a command left whose caller could not predict it, and will ask."""
+
+    fresh: list[Value | None]
+    written: list[Tensor]
+
+
+@dataclass(slots=True)
 class Store:
     """Names to values. A name is in `objects` or in `poisoned`, never in both."""
 
@@ -32,6 +40,7 @@ class Store:
     poisoned: dict[int, Poison] = field(default_factory=dict)
     hidden: set[int] = field(default_factory=set)
     notes: dict[int, Note] = field(default_factory=dict)
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
 
     def drop(self, name: int) -> None:
         """Forget a name; unknown ones are none of our business [P5.6]."""
@@ -39,9 +48,10 @@ class Store:
         self.poisoned.pop(name, None)
         self.hidden.discard(name)
         self.notes.pop(name, None)
+        self.outcomes.pop(name, None)
 
     def clear(self) -> None:
-        for names in (self.objects, self.poisoned, self.hidden, self.notes):
+        for names in (self.objects, self.poisoned, self.hidden, self.notes, self.outcomes):
             names.clear()
 
     def poison_storages(self, names: set[int], failure: Failure, *, written: bool) -> None:
