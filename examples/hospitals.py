@@ -202,7 +202,7 @@ def main() -> None:
         hospitals = standardised_at(hospitals, door)
         say(f"\nTraining: {ROUNDS} rounds over both hospitals ...")
         with Progress(console=console, disable=not console.is_terminal) as progress:
-            model = trained_at(hospitals, door, progress.track(range(ROUNDS)))
+            model = trained_at(hospitals, door, progress.track(range(ROUNDS), description="Training"))
         right = correct_at(hospitals, door, model)
         cost = counters(hospitals) - before
 
@@ -229,6 +229,7 @@ def main() -> None:
     say(f"{door.bytes:,} are sums over a hospital's patients, which did leave:")
     for kind, numbers in door.numbers.items():
         say(f"  {numbers:,} {kind}")
+    say("Such sums can still tell something about a patient; this demo does not guard against that.")
 
 
 if __name__ == "__main__":

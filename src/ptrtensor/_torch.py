@@ -5,7 +5,7 @@ What torch may change between releases is used here and nowhere else.
 
 from collections.abc import Callable, Iterator
 from types import ModuleType, TracebackType
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import torch
 import torch.nn.modules.linear_cross_entropy  # it registers operations of torch's own when it is imported
@@ -152,6 +152,11 @@ def native_function(
 ) -> object:
     """Call `func` as torch does for a class without `__torch_function__`."""
     return torch._C._disabled_torch_function_impl(func, types, args, kwargs)
+
+
+def answered(getter: Callable[[Any], object]) -> Any:
+    """A read-only attribute in the place of one that torch declares as writable."""
+    return property(getter)
 
 
 def set_metadata(tensor: Tensor, fresh: Tensor) -> None:

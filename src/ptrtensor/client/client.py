@@ -62,7 +62,6 @@ class Client:
         self.drops: deque[int] = deque()
         self.failures = Failures(worker)
         self.waits = 0
-        self.commands = 0
         self.bytes_sent = 0
         self.bytes_received = 0
         self._transport = transport
@@ -143,10 +142,6 @@ class Client:
             except PtrTensorError:
                 pass  # the caller will meet it
 
-    @property
-    def pending(self) -> bool:
-        return bool(self._batch.commands or self.drops)
-
     # --- requesting
 
     def request(self, make: Callable[[int], ClientMessage], kind: type[R]) -> tuple[R, memoryview]:
@@ -191,7 +186,7 @@ class Client:
     def check(self) -> None:
         """Raise if this session cannot be used any more, or not by this process."""
         if self._lost is not None:
-            raise self._lost
+            raise self._lost.with_traceback(None)
 
     # --- the two ends of a session
 
@@ -328,7 +323,7 @@ class Client:
     def _lose(self, error: PtrTensorError) -> None:
         if self._lost is None:
             self._lost = error
-        raise self._lost
+        raise self._lost.with_traceback(None)
 
 
 def refusal(message: Refused, worker: str) -> PtrTensorError:

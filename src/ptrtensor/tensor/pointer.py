@@ -11,6 +11,7 @@ from torch._ops import OpOverload
 
 from ptrtensor._torch import (
     DTYPES,
+    answered,
     native_function,
     raw_grad,
     set_lazy_bits,
@@ -212,6 +213,16 @@ class PointerTensor(Pointer):
     @staticmethod
     def __tensor_unflatten__(*args: object) -> NoReturn:
         raise UnsupportedOpError("a pointer cannot be traced: it has no tensors inside")
+
+    # --- what is known without asking torch: each would cost a call of __torch_function__
+
+    shape: torch.Size = answered(lambda pointer: torch.Size(pointer._meta.shape))
+    dtype: torch.dtype = answered(lambda pointer: DTYPES[pointer._meta.dtype])
+    device: torch.device = answered(lambda pointer: pointer._worker.device)
+    ndim: int = answered(lambda pointer: len(pointer._meta.shape))
+
+    def dim(self) -> int:
+        return len(self._meta.shape)
 
     # --- attributes that must move the reference, or hold a rule, as well
 

@@ -72,5 +72,7 @@ class Store:
 
     def listed(self) -> dict[int, Tensor]:
         return {
-            name: value for name, value in self.objects.items() if isinstance(value, Tensor) and name not in self.hidden
+            name: value
+            for name, value in list(self.objects.items())
+            if isinstance(value, Tensor) and name not in self.hidden
         }
