@@ -27,7 +27,8 @@ from ptrtensor.version import __version__
 from ptrtensor.wire import messages
 from ptrtensor.wire.limits import MAX_RESULTS
 from ptrtensor.wire.metadata import interned
-from ptrtensor.worker.session import Identity, Session
+from ptrtensor.worker.identity import Identity
+from ptrtensor.worker.session import Session
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -3,21 +3,20 @@
 Commands are posted: they join a batch and nothing is waited for. A request is waited for. The order of what the
 worker sees is the order of the calls, whichever threads make them.
 
-Three locks, never held for long together: `_order` while a command joins the batch, `_writing` while a message
-goes out, `_reading` while this thread waits for what comes in. Blocking on flow control holds none of the first two.
+Two locks: `_writing` while a message goes out, `_reading` while this thread waits for what comes in; the outbox has
+one of its own for the moment in which a command joins. Blocking on flow control holds only `_reading`.
 """
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable
-from itertools import count, islice
+from itertools import count
 from typing import Final, TypeVar
 
-from ptrtensor.client.batch import Batch
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.failures import Failures
 from ptrtensor.client.flusher import Flusher
+from ptrtensor.client.outbox import Outbox
 from ptrtensor.errors import (
     ObjectNotFoundError,
     ProtocolError,
@@ -29,7 +28,7 @@ from ptrtensor.transport.base import Transport
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages
 from ptrtensor.wire.connection import Buffer
-from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
+from ptrtensor.wire.instruction import Instruction
 from ptrtensor.wire.limits import PROTOCOL_VERSION
 from ptrtensor.wire.messages import (
     Acknowledged,
@@ -59,23 +58,20 @@ class Client:
 
     def __init__(self, transport: Transport, worker: str, *, synchronous: bool, idle_seconds: float) -> None:
         self.worker = worker
-        self.drops: deque[int] = deque()
         self.failures = Failures(worker)
         self.waits = 0
         self.bytes_sent = 0
         self.bytes_received = 0
         self._transport = transport
         self._synchronous = synchronous
-        self._batch = Batch(0)
+        self._outbox = Outbox(self.failures)
+        self.drops = self._outbox.drops
         self._acknowledged = 0
-        self._defined: dict[int, Instruction] = {}
-        self._names = 1
         self._numbers = count(1)
         self._awaited: set[int] = set()
         self._replies: dict[int, tuple[Reply, memoryview]] = {}
         self._lost: PtrTensorError | None = None
         self._process = os.getpid()
-        self._order = threading.Lock()
         self._writing = threading.RLock()
         self._reading = threading.RLock()
         self._flusher = Flusher(self.flush_idle, idle_seconds)
@@ -84,41 +80,20 @@ class Client:
 
     def reserve(self, names: int = 1) -> int:
         """The first of so many fresh names."""
-        with self._order:
-            first = self._names
-            self._names = first + names
-        return first
+        return self._outbox.reserve(names)
 
     def post(self, instruction: Instruction, command: bytes, site: CallSite) -> None:
-        """Add one complete command to the batch, and the definition of its instruction if that is new.
-
-        It joins by a single append, so an interruption leaves it in the batch or out, never half.
-        """
+        """Add a command, and the definition of its instruction if that is new."""
         self.check()
-        while not self._join(instruction, command, site):
+        while not self._outbox.join(instruction, command, site):
             self.flush()
-        waiting = len(self._batch.commands)
         if self._synchronous:
             self.synchronize()
-        elif waiting >= FLUSH_IDLE:
-            if waiting >= FLUSH_BUSY or self._worker_is_idle():
+        elif len(self._outbox) >= FLUSH_IDLE:
+            if len(self._outbox) >= FLUSH_BUSY or self._worker_is_idle():
                 self.flush()
         else:
             self._flusher.wake()
-
-    def _join(self, instruction: Instruction, command: bytes, site: CallSite) -> bool:
-        """False if the number stands for something else in this batch, which must go out first [P5.1]."""
-        with self._order:
-            batch = self._batch
-            known = self._defined.get(instruction.number)
-            if known is not instruction:
-                if known is not None and batch.commands:
-                    return False
-                batch.definitions.append(instruction)
-                self._defined[instruction.number] = instruction
-            self.failures.issued(batch.next, site)
-            batch.commands.append(command)
-            return True
 
     def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
         """Send a message that has no answer, after all that was posted."""
@@ -235,19 +210,11 @@ class Client:
     # --- inside
 
     def _send_batch(self) -> None:
-        self._post_drops()
-        with self._order:
-            batch = self._batch
-            commands, definitions = batch.commands.copy(), batch.definitions.copy()
-        if not commands:
-            return
-        self._send(messages.Batch(batch.first, len(commands), definitions), b"".join(commands))
-        # Interrupted before this line, the batch goes out again and the worker passes over what it has run [P7.2].
-        with self._order:
-            rest = Batch(batch.first + len(commands))
-            rest.commands = batch.commands[len(commands) :]
-            rest.definitions = batch.definitions[len(definitions) :]
-            self._batch = rest
+        self._outbox.take_in_drops()
+        if len(self._outbox):
+            batch, commands = self._outbox.batch()
+            self._send(batch, commands)
+            self._outbox.sent(batch)
 
     def _send(self, message: ClientMessage, payload: Buffer | None) -> None:
         try:
@@ -256,24 +223,14 @@ class Client:
             self._lose(error)
         self.bytes_sent += len(payload) if payload is not None else 0
 
-    def _post_drops(self) -> None:
-        """The names of dead references become one command, behind every command that used them."""
-        names = list(islice(self.drops, len(self.drops)))
-        if names:
-            command = DROP_HEADER.pack(DROP, len(names)) + b"".join(map(NUMBER.pack, names))
-            with self._order:
-                self._batch.commands.append(command)
-            for _ in names:
-                self.drops.popleft()
-
     def _worker_is_idle(self) -> bool:
         self._poll()
-        return self._acknowledged >= self._batch.first
+        return self._acknowledged >= self._outbox.first
 
     def _wait_for_room(self) -> None:
         """[P7.5]: the caller blocks rather than the worker's queue growing, and reads while it does."""
-        while self._lost is None and self._batch.next - self._acknowledged > MAX_IN_FLIGHT:
-            if self._acknowledged >= self._batch.first:
+        while self._lost is None and self._outbox.next - self._acknowledged > MAX_IN_FLIGHT:
+            if self._acknowledged >= self._outbox.first:
                 return
             self._read(None)
 

@@ -6,7 +6,6 @@ from ptrtensor.client.callsite import CallSite
 from ptrtensor.errors import RemoteOpError
 from ptrtensor.wire.messages import Failure
 
-
 MAX_UNSEEN: Final = 100
 """Failures kept with their texts until somebody waits; of further ones only the number."""
 

@@ -1,6 +1,5 @@
 """`PointerTensor`: a tensor without data, standing for one at a worker."""
 
-import copy
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Final, NoReturn, Self
@@ -22,6 +21,7 @@ from ptrtensor._torch import (
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import UnsupportedOpError, WorkerMismatchError
 from ptrtensor.tensor.base import Pointer
+from ptrtensor.tensor.copying import deep_copy, like, reduced
 from ptrtensor.tensor.dispatch import dispatch
 from ptrtensor.tensor.factories import Factories
 from ptrtensor.tensor.handlers import crossing, sharing
@@ -34,9 +34,6 @@ from ptrtensor.wire.metadata import TensorMeta
 
 HANDLERS: Final = (crossing, sharing)
 """The modules that fill dispatch's table when they are imported."""
-
-OWN_STATE: Final = frozenset({"_worker", "_reference", "_meta", "_id", "_is_param"})
-"""What belongs to one pointer and not to its copy."""
 
 _ids: Final = count(1)
 
@@ -179,32 +176,13 @@ class PointerTensor(Pointer):
         return values
 
     def __reduce_ex__(self, protocol: object) -> str | tuple[object, ...]:
-        """Pickling and `torch.save` write the values, as a tensor in main memory, never an address."""
-        value = self.detach().cpu().requires_grad_(self.requires_grad)
-        reduced: tuple[object, ...] = value.__reduce_ex__(protocol)
-        return reduced
+        return reduced(self, protocol)
 
     def __copy__(self) -> Tensor:
-        alias = self.detach().requires_grad_(self.requires_grad)
-        return torch.nn.Parameter(alias, self.requires_grad) if isinstance(self, torch.nn.Parameter) else alias
+        return like(self, self)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Tensor:
-        """A copy at the same worker, with its gradient and whatever was set on the Python object."""
-        known = memo.get(id(self))
-        if isinstance(known, Tensor):
-            return known
-        if not self.is_leaf:
-            raise RuntimeError(
-                "only leaves can be deep-copied: use .clone() to copy with the history, .detach().clone() without it"
-            )
-        copied = like(self, self.detach().clone())
-        memo[id(self)] = copied
-        if self.grad is not None:
-            copied.grad = copy.deepcopy(self.grad, memo)
-        for name, value in self.__dict__.items():
-            if name not in OWN_STATE:
-                copied.__dict__[name] = copy.deepcopy(value, memo)
-        return copied
+        return deep_copy(self, memo)
 
     def __tensor_flatten__(self) -> tuple[list[str], object]:
         """Tells `Module.to` to keep a parameter's identity; there is no inner tensor to trace."""
@@ -299,14 +277,6 @@ def wrap(worker: Worker, reference: Reference, meta: TensorMeta, offset: int) ->
     pointer._reference = reference
     pointer._meta = meta
     return pointer
-
-
-def like(pointer: Tensor, value: Tensor) -> Tensor:
-    """The value as a parameter, if the pointer is one."""
-    value = value.detach()
-    if isinstance(pointer, torch.nn.Parameter):
-        return torch.nn.Parameter(value, pointer.requires_grad)
-    return value.requires_grad_(pointer.requires_grad)
 
 
 def no_memory(what: str, mend: str) -> UnsupportedOpError:

@@ -16,8 +16,9 @@ import torch
 
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.version import __version__
+from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.listener import Gate, listen, serve_connection, serve_forever
-from ptrtensor.worker.session import Identity, Session
+from ptrtensor.worker.session import Session
 
 
 def main(argv: list[str] | None = None) -> int:

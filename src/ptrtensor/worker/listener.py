@@ -9,7 +9,8 @@ from ptrtensor.errors import ProtocolError, PtrTensorError, VersionMismatchError
 from ptrtensor.transport.sockets import refuse, serve
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.messages import ClientMessage, Hello, Refused, WorkerMessage
-from ptrtensor.worker.session import Identity, Reply, Session
+from ptrtensor.worker.identity import Identity
+from ptrtensor.worker.session import Reply, Session
 
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 

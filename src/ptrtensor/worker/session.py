@@ -5,7 +5,6 @@ in-process worker and one behind a socket are the same code.
 """
 
 import struct
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, assert_never
@@ -18,7 +17,7 @@ from ptrtensor._torch import Flags, bytes_of, dense, isolated, meta_of, offset_o
 from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
-from ptrtensor.wire.limits import MAX_INSTRUCTIONS, PROTOCOL_VERSION
+from ptrtensor.wire.limits import MAX_INSTRUCTIONS
 from ptrtensor.wire.messages import (
     Acknowledged,
     Annotate,
@@ -44,17 +43,16 @@ from ptrtensor.wire.messages import (
     Put,
     ReadGenerator,
     Recover,
-    Refused,
     Search,
     Settings,
     Statistics,
     Synchronize,
     Value,
-    Welcome,
     WorkerMessage,
     WriteGenerator,
 )
 from ptrtensor.worker.executor import Executor, explain
+from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.program import Program
 from ptrtensor.worker.randomness import Randomness
 from ptrtensor.worker.store import Note, Store
@@ -62,15 +60,6 @@ from ptrtensor.worker.store import Note, Store
 Reply = tuple[WorkerMessage, Buffer | None]
 
 HOST: Final = torch.device("cpu")
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """What a worker says of itself; `epoch` differs each time it is started."""
-
-    worker: str
-    ptrtensor: str
-    torch: str
-    epoch: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class Session:
@@ -95,7 +84,7 @@ class Session:
         with isolated(), self._flags_applied():
             match message:
                 case Hello():
-                    return [(self._greet(message), None)]
+                    return [(self._identity.greet(message, str(self._device)), None)]
                 case Batch():
                     self._run(message, payload)
                     return [(self._acknowledge(), None)]
@@ -141,31 +130,7 @@ class Session:
                 case _:
                     assert_never(message)
 
-    # --- handshake and flags
-
-    def _greet(self, hello: Hello) -> Welcome | Refused:
-        """[P1.4]: the protocol and torch's minor version must agree, for predictions to hold."""
-        if hello.protocol != PROTOCOL_VERSION:
-            return Refused(
-                f"this worker speaks version {PROTOCOL_VERSION} of the protocol (ptrtensor "
-                f"{self._identity.ptrtensor}), the client {hello.protocol} (ptrtensor {hello.ptrtensor})",
-                version=True,
-            )
-        if minor_version(hello.torch) != minor_version(self._identity.torch):
-            return Refused(
-                f"this worker runs torch {self._identity.torch}, the client {hello.torch}: install the same "
-                "minor version on both sides",
-                version=True,
-            )
-        identity = self._identity
-        return Welcome(
-            PROTOCOL_VERSION,
-            identity.ptrtensor,
-            identity.torch,
-            identity.worker,
-            identity.epoch,
-            str(self._device),
-        )
+    # --- flags
 
     def _configure(self, settings: Settings) -> None:
         flags: Flags = msgspec.structs.astuple(settings)
@@ -326,7 +291,3 @@ class Session:
 
 def extent_of(tensor: Tensor) -> Extent:
     return Extent(meta_of(tensor), offset_of(tensor))
-
-
-def minor_version(version: str) -> str:
-    return ".".join(version.split("+")[0].split(".")[:2])

@@ -1,0 +1,79 @@
+"""The outbox: commands that were posted and have not been sent, in the order of the calls."""
+
+import threading
+from collections import deque
+from itertools import islice
+
+from ptrtensor.client.callsite import CallSite
+from ptrtensor.client.failures import Failures
+from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
+from ptrtensor.wire.messages import Batch
+
+
+class Outbox:
+    """Commands from sequence number `first` on, the definitions they need, and the names that died since.
+
+    Everything here survives an interruption between any two steps: a command joins by a single append of complete
+    bytes, and a batch is forgotten only after it went out; going out twice is harmless [P7.2].
+    """
+
+    def __init__(self, failures: Failures) -> None:
+        self.drops: deque[int] = deque()
+        """Destructors append here, and do nothing else."""
+        self.first = 0
+        self._failures = failures
+        self._commands: list[bytes] = []
+        self._definitions: list[Instruction] = []
+        self._defined: dict[int, Instruction] = {}
+        self._names = 1
+        self._order = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+    @property
+    def next(self) -> int:
+        """The sequence number of the command that joins next."""
+        return self.first + len(self._commands)
+
+    def reserve(self, names: int) -> int:
+        """The first of so many names that were never used."""
+        with self._order:
+            first = self._names
+            self._names = first + names
+        return first
+
+    def join(self, instruction: Instruction, command: bytes, site: CallSite) -> bool:
+        """Add a command; False if its number stands for something else in this batch, which must go out first [P5.1]."""
+        with self._order:
+            known = self._defined.get(instruction.number)
+            if known is not instruction:
+                if known is not None and self._commands:
+                    return False
+                self._definitions.append(instruction)
+                self._defined[instruction.number] = instruction
+            self._failures.issued(self.next, site)
+            self._commands.append(command)
+            return True
+
+    def take_in_drops(self) -> None:
+        """The names of dead references become one command, behind every command that used them."""
+        names = list(islice(self.drops, len(self.drops)))
+        if names:
+            command = DROP_HEADER.pack(DROP, len(names)) + b"".join(map(NUMBER.pack, names))
+            with self._order:
+                self._commands.append(command)
+            for _ in names:
+                self.drops.popleft()
+
+    def batch(self) -> tuple[Batch, bytes]:
+        """All that is here as one message."""
+        with self._order:
+            return Batch(self.first, len(self._commands), self._definitions.copy()), b"".join(self._commands)
+
+    def sent(self, batch: Batch) -> None:
+        """Forget what went out."""
+        with self._order:
+            commands, definitions = self._commands[batch.count :], self._definitions[len(batch.definitions) :]
+            first = batch.first + batch.count
+            self._commands, self._definitions, self.first = commands, definitions, first

@@ -1,0 +1,45 @@
+"""Copies of pointers, and their values when they are pickled."""
+
+import copy
+from typing import Final
+
+from torch import Tensor, nn
+
+from ptrtensor.tensor.base import Pointer
+
+OWN_STATE: Final = frozenset({"_worker", "_reference", "_meta", "_id", "_is_param"})
+"""What belongs to one pointer and not to its copy."""
+
+
+def deep_copy(pointer: Pointer, memo: dict[int, object]) -> Tensor:
+    """A copy at the same worker, with its gradient and whatever was set on the Python object."""
+    known = memo.get(id(pointer))
+    if isinstance(known, Tensor):
+        return known
+    if not pointer.is_leaf:
+        raise RuntimeError(
+            "only leaves can be deep-copied: use .clone() to copy with the history, .detach().clone() without it"
+        )
+    copied = like(pointer, pointer.detach().clone())
+    memo[id(pointer)] = copied
+    if pointer.grad is not None:
+        copied.grad = copy.deepcopy(pointer.grad, memo)
+    for name, value in pointer.__dict__.items():
+        if name not in OWN_STATE:
+            copied.__dict__[name] = copy.deepcopy(value, memo)
+    return copied
+
+
+def reduced(pointer: Pointer, protocol: object) -> str | tuple[object, ...]:
+    """What pickling and `torch.save` write: the values, as a tensor in main memory, never an address."""
+    value = like(pointer, pointer.detach().cpu())
+    written: str | tuple[object, ...] = value.__reduce_ex__(protocol)
+    return written
+
+
+def like(pointer: Tensor, value: Tensor) -> Tensor:
+    """The value as a leaf of the same kind: a parameter if the pointer is one."""
+    value = value.detach()
+    if isinstance(pointer, nn.Parameter):
+        return nn.Parameter(value, pointer.requires_grad)
+    return value.requires_grad_(pointer.requires_grad)
