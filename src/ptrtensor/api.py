@@ -32,7 +32,7 @@ from ptrtensor.worker.session import Session
 
 M = TypeVar("M", bound=nn.Module)
 
-FLUSH_SECONDS: Final = 0.002
+FLUSH_SECONDS: Final = 0.004
 """How long the end of a batch may lie while the caller does something else."""
 
 Worker = tensor_worker.Worker

@@ -74,7 +74,7 @@ class Client:
         self._process = os.getpid()
         self._writing = threading.RLock()
         self._reading = threading.RLock()
-        self._flusher = Flusher(self.flush_idle, idle_seconds)
+        self._flusher = Flusher(self.flush_idle, lambda: self._outbox.first, idle_seconds)
 
     # --- posting
 

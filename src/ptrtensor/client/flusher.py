@@ -9,10 +9,14 @@ IDLE_SECONDS: Final = 0.05
 
 
 class Flusher:
-    """Flushes a few milliseconds after a command was left in the batch, and now and then for drops."""
+    """Flushes a few milliseconds after a command was left in the batch, and now and then for drops.
 
-    def __init__(self, flush: Callable[[], None], delay_seconds: float) -> None:
+    While batches go out by themselves it keeps away: the caller is streaming.
+    """
+
+    def __init__(self, flush: Callable[[], None], progress: Callable[[], int], delay_seconds: float) -> None:
         self._flush = flush
+        self._progress = progress
         self._delay = delay_seconds
         self._awake = threading.Event()
         self._stopped = threading.Event()
@@ -34,7 +38,10 @@ class Flusher:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._awake.wait(IDLE_SECONDS)
-            self._stopped.wait(self._delay)
-            self._awake.clear()
-            self._flush()
+            woken = self._awake.wait(IDLE_SECONDS)
+            before = self._progress()
+            if woken:
+                self._stopped.wait(self._delay)
+            if self._progress() == before:
+                self._awake.clear()
+                self._flush()

@@ -44,7 +44,7 @@ class Outbox:
         return first
 
     def join(self, instruction: Instruction, command: bytes, site: CallSite) -> bool:
-        """Add a command; False if its number stands for something else in this batch, which must go out first [P5.1]."""
+        """Add a command; False if its number means something else in this batch, which must go out first [P5.1]."""
         with self._order:
             known = self._defined.get(instruction.number)
             if known is not instruction:
