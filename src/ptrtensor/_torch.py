@@ -46,6 +46,10 @@ MEMORY_FORMAT_NAMES: Final[dict[torch.memory_format, str]] = {
 
 def meta_of(tensor: Tensor) -> TensorMeta:
     """The metadata of a dense tensor, local or fake; `UnsupportedOpError` names any other layout or dtype."""
+    if tensor.is_nested:
+        raise UnsupportedOpError(
+            "a nested tensor cannot live behind a pointer: send its parts, or pad it with .to_padded_tensor() first"
+        )
     if tensor.layout is not torch.strided:
         raise UnsupportedOpError(
             f"a tensor of layout {tensor.layout} cannot live behind a pointer: convert it with .to_dense() first"

@@ -195,7 +195,7 @@ METADATA: dict[str, Program] = {
     "as_strided_": lambda x: x.as_strided_((3, 2), (2, 5), 1),
     "resize_ smaller": lambda x: x.resize_(2, 3),
     "resize_ larger": grown,
-    "resize_as_": lambda x: x.resize_as_(torch.empty(2, 2)),
+    "resize_as_": lambda x: x.resize_as_(x.new_empty(2, 2)),
     "resize_ of a view": shrunk_view,
     "set_": set_to_another,
     "t_ under a view": view_of_a_transposed,
@@ -329,28 +329,34 @@ def test_a_saved_tensor_that_was_written_to_is_an_error_as_locally(
 REFUSED: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "a leaf in place": (lambda w: w.add_(1), "leaf Variable that requires grad"),
     "a view of a leaf in place": (lambda w: w[0].add_(1), "view of a leaf Variable that requires grad"),
-    "numpy of a leaf": (lambda w: w.numpy(), r"numpy\(\)"),
     "a result of unbind in place": (lambda w: (w * 1).unbind()[0].add_(1), "multiple views"),
     "deepcopy of a non-leaf": (lambda w: (w * 1).__deepcopy__({}), "deep"),
     "requires_grad of a non-leaf": (lambda w: (w * 1).requires_grad_(False), "leaf variables"),
     "requires_grad of integers": (lambda w: w.detach().int().requires_grad_(), "floating point"),
-    "metadata of detached": (lambda w: w.detach().resize_(7), "not allowed on a Tensor created from .data or .detach"),
-    "wrong shapes": (lambda w: w @ w, "mat1 and mat2|size mismatch|incompatible|must match"),
+    "wrong shapes": (lambda w: w @ w, "mat1 and mat2|reduction dim"),
     "wrong view": (lambda w: w.view(5), "invalid for input of size"),
-    "view of a transposed one": (lambda w: w.t().view(-1), "view size is not compatible"),
+    "view of a transposed one": (lambda w: w.t().view(-1), "view size is not compatible|Cannot view"),
     "index out of range": (lambda w: w[7], "out of bounds"),
     "wrong dimension": (lambda w: w.sum(5), "Dimension out of range"),
 }
 
 
 @pytest.mark.parametrize(("act", "said"), REFUSED.values(), ids=list(REFUSED))
-def test_what_torch_refuses_is_refused_at_once_with_the_same_words(
-    act: Callable[[Tensor], object], said: str, worker: pt.Worker
+def test_what_torch_refuses_is_refused_at_once_in_the_same_way(
+    act: Callable[[Tensor], object],
+    said: str,
+    worker: pt.Worker,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     local = torch.randn(3, 2, requires_grad=True)
-    for leaf in (local, pt.send(local, worker)):
-        with pytest.raises((RuntimeError, IndexError, pt.UnsupportedOpError), match=said):
-            act(leaf)
+    pointer = pt.send(local, worker)
+    with pytest.raises(Exception, match=said) as here:
+        act(local)
+    with pytest.raises(Exception, match=said) as there:
+        act(pointer)
+    assert issubclass(there.type, here.type)
+    assert not caplog.records and capfd.readouterr() == ("", ""), "the error alone says it"
 
 
 # --- views and autograd
@@ -363,7 +369,7 @@ def fill_a_row(w: Tensor) -> Tensor:
 
 
 def write_to_a_view_of_a_view(w: Tensor) -> Tensor:
-    x = w.exp()
+    x = w * 2
     x.t()[1].mul_(w[:, 0])
     return (x * w).sum()
 

@@ -36,6 +36,8 @@ UNINITIALISED: Final = frozenset({"empty", "empty_like", "empty_permuted", "empt
 }
 """Operations whose values are whatever the memory held."""
 
+CPU: Final = torch.device("cpu")
+
 Sample = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
@@ -87,6 +89,12 @@ class Harness:
         self._worker.manual_seed(42)
         return op(*args, **kwargs)
 
+    def _sent(self, value: object) -> object:
+        """Tensors are at the worker, and "cpu" means the worker."""
+        if isinstance(value, Tensor):
+            return pt.send(value.detach().clone().requires_grad_(value.requires_grad), self._worker)
+        return self._worker.device if value in ("cpu", CPU) else value
+
     def _check(self, entry: Any) -> None:
         dtypes = entry.supported_dtypes("cpu")
         if not dtypes:
@@ -98,13 +106,14 @@ class Harness:
             self._check_sample(entry, (sample.input, sample.args, sample.kwargs))
 
     def _check_sample(self, entry: Any, sample: Sample) -> None:
-        here: Sample = map_tensors(copied, sample)
-        there: Sample = map_tensors(lambda tensor: pt.send(copied(tensor), self._worker), sample)
+        here, there = mapped(copied, sample), mapped(self._sent, sample)
         try:
             expected = self._seeded(entry, here[0], *here[1], **here[2])
         except Exception:  # a sample that plain torch does not take on this machine says nothing of pointers
             return
-        result = self._seeded(entry, there[0], *there[1], **there[2])
+        # A factory that is called without a device is called in the worker's context.
+        with contextlib.nullcontext() if tensors(there) else self._worker:
+            result = self._seeded(entry, there[0], *there[1], **there[2])
         with_values = entry.name not in UNINITIALISED
         compare(expected, result, self._worker, with_values=with_values)
         outputs = [(mine, other) for mine, other in zip(tensors(expected), tensors(result), strict=True)]
@@ -128,14 +137,14 @@ class Harness:
             compare(expected_gradients, result_gradients, self._worker, with_values=with_values)
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], sample: Sample) -> Sample:
-    return cast(
-        Sample, tree_map(lambda value: function(value) if isinstance(value, Tensor) else value, sample)
-    )
+def mapped(function: Callable[[object], object], sample: Sample) -> Sample:
+    return cast(Sample, tree_map(function, sample))
 
 
-def copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+def copied(value: object) -> object:
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().clone().requires_grad_(value.requires_grad)
 
 
 def tensors(value: object) -> list[Tensor]:

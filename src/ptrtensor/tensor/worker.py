@@ -140,6 +140,7 @@ class Worker(ABC):
     def put(self, tensor: Tensor, *, host: bool = False) -> tuple[Reference, TensorMeta]:
         """Copy a local tensor's value to the worker; `host` keeps it in the worker's main memory."""
         self.client.check()
+        meta_of(tensor)  # refuses layouts that cannot be sent
         plain = dense(tensor.to("cpu"))
         meta = meta_of(plain)
         reference = Reference(self.client, self.client.reserve())

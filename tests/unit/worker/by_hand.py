@@ -12,6 +12,7 @@ from torch._ops import OpOverload
 from ptrtensor._torch import DTYPE_NAMES, bytes_of, dense, meta_of, op_name, tensor_of
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages
+from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.instruction import (
     DROP,
     DROP_HEADER,
@@ -76,7 +77,7 @@ class ByHand:
 
     # --- messages
 
-    def handle(self, message: ClientMessage, payload: bytes | memoryview = NOTHING) -> list[WorkerMessage]:
+    def handle(self, message: ClientMessage, payload: Buffer = NOTHING) -> list[WorkerMessage]:
         replies = [reply for reply, _ in self.session.handle(message, memoryview(payload))]
         for reply in replies:
             if isinstance(reply, Acknowledged):
@@ -86,7 +87,7 @@ class ByHand:
     def ask(self, make: type[ClientMessage], kind: type[M], *fields: object) -> M:
         """Send a request; its one answer besides acknowledgements, which must be of that kind."""
         request = next(self._requests)
-        replies = self.handle(make(request, *fields))  # type: ignore[arg-type, call-arg]
+        replies = self.handle(make(request, *fields))  # type: ignore[arg-type]
         (answer,) = (reply for reply in replies if not isinstance(reply, Acknowledged))
         assert isinstance(answer, kind), answer
         assert getattr(answer, "request", None) == request
@@ -95,7 +96,7 @@ class ByHand:
     def put(self, tensor: Tensor) -> int:
         name = next(self._names)
         plain = dense(tensor)
-        self.handle(messages.Put(name, meta_of(plain)), bytearray(bytes_of(plain)))  # type: ignore[arg-type]
+        self.handle(messages.Put(name, meta_of(plain)), bytearray(bytes_of(plain)))
         return name
 
     def fetch(self, name: int) -> Tensor:
