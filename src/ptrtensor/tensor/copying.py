@@ -12,7 +12,7 @@ OWN_STATE: Final = frozenset({"_worker", "_reference", "_meta", "_id", "_is_para
 
 
 def deep_copy(pointer: Pointer, memo: dict[int, object]) -> Tensor:
-    """A copy at the same worker, with its gradient and whatever was set on the Python object."""
+    """A copy at the same worker; of a tensor that is no parameter with its gradient and its Python attributes."""
     known = memo.get(id(pointer))
     if isinstance(known, Tensor):
         return known
@@ -22,6 +22,8 @@ def deep_copy(pointer: Pointer, memo: dict[int, object]) -> Tensor:
         )
     copied = like(pointer, pointer.detach().clone())
     memo[id(pointer)] = copied
+    if isinstance(pointer, nn.Parameter):
+        return copied  # as torch has it: a copied parameter starts without gradient
     if pointer.grad is not None:
         copied.grad = copy.deepcopy(pointer.grad, memo)
     for name, value in pointer.__dict__.items():

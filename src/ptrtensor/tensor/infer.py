@@ -60,7 +60,7 @@ class Inference:
                     NotImplementedError,
                 ) as error:
                     raise Unpredictable from error
-                return fresh_results(operation, returned), fakes.changes()
+                return masked(operation, args, fresh_results(operation, returned)), fakes.changes()
 
 
 class Fakes:
@@ -130,6 +130,15 @@ def fresh_results(operation: Operation, returned: object) -> list[Extent | None]
             elif kind is Kind.FRESH_LIST:
                 fresh += [extent_of(item) if isinstance(item, Tensor) else None for item in value]
     return fresh
+
+
+def masked(operation: Operation, args: tuple[object, ...], fresh: list[Extent | None]) -> list[Extent | None]:
+    """Without the results that an `output_mask` leaves out: a kernel may make them all the same, fakes always do."""
+    if "output_mask" not in operation.argument_names:
+        return fresh
+    mask = args[operation.argument_names.index("output_mask")]
+    assert isinstance(mask, list | tuple)
+    return [extent if wanted else None for extent, wanted in zip(fresh, mask, strict=True)]
 
 
 class Inferences:

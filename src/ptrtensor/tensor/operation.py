@@ -12,7 +12,7 @@ from ptrtensor.wire.limits import NAMESPACES
 
 INDEXING: Final = frozenset(
     {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index"}
-    | {"aten::_unsafe_index_put", "aten::_pack_padded_sequence"}
+    | {"aten::_unsafe_index_put", "aten::_pack_padded_sequence", "aten::_pack_padded_sequence_backward"}
 )
 """Operations that take index tensors from main memory on any device, as CUDA does."""
 

@@ -11,7 +11,6 @@ from torch._ops import OpOverload
 from ptrtensor._torch import (
     DTYPES,
     answered,
-    native_function,
     raw_grad,
     set_lazy_bits,
     set_metadata,
@@ -20,6 +19,7 @@ from ptrtensor._torch import (
 )
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import UnsupportedOpError, WorkerMismatchError
+from ptrtensor.tensor import function
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.copying import deep_copy, like, reduced
 from ptrtensor.tensor.dispatch import dispatch
@@ -65,14 +65,9 @@ class PointerTensor(Pointer):
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        replacement = REPLACED.get(func)
-        if replacement is not None:
-            return replacement(*args, **(kwargs or {}))
-        try:
-            return native_function(func, types, args, kwargs or {})
-        except WorkerMismatchError as error:
-            error.add_note(f"in the call of {getattr(func, '__name__', func)}")
-            raise
+        if func is torch._has_compatible_shallow_copy_type:
+            return True  # lets `Module.cpu()` assign to `.data`, whose setter keeps the parameter's identity (D4)
+        return function.call(func, types, args, kwargs or {}, wrap)
 
     # --- what a pointer has besides what a tensor has
 
@@ -282,15 +277,5 @@ def wrap(worker: Worker, reference: Reference, meta: TensorMeta, offset: int) ->
 def no_memory(what: str, mend: str) -> UnsupportedOpError:
     return UnsupportedOpError(f"{what} needs the values in this process, and a pointer has none: {mend}")
 
-
-def compatible(tensor: Tensor, other: Tensor) -> bool:
-    """Lets `Module.cpu()` assign to `.data`, whose setter keeps the parameter's identity (D4)."""
-    return isinstance(tensor, PointerTensor)
-
-
-REPLACED: Final[dict[Callable[..., object], Callable[..., object]]] = {
-    torch._has_compatible_shallow_copy_type: compatible
-}
-"""Functions of torch that are decided above autograd, by the call as it was written (D19)."""
 
 factories: Final = Factories(wrap)

@@ -96,6 +96,14 @@ def spaced_elsewhere(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wr
         return op(*given, **kwargs)
 
 
+def pack_padded_sequence(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
+    """The batch sizes are a local tensor on every device of torch: recurrent layers loop over them here."""
+    packed = run(operations[op], args, kwargs, wrap)
+    assert isinstance(packed, tuple)
+    data, batch_sizes = packed
+    return data, value_of(batch_sizes)
+
+
 def set_source(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
     """`set_` with a local tensor would leave a pointer without a worker."""
     target, source = args[:2]
@@ -109,6 +117,7 @@ handlers[aten.copy_.default] = copy_
 handlers[aten._copy_from.default] = copy_from
 handlers[aten._local_scalar_dense.default] = local_scalar_dense
 handlers[aten.set_.source_Tensor] = set_source
+handlers[aten._pack_padded_sequence.default] = pack_padded_sequence
 for _packet in (aten.linspace, aten.logspace):
     for _overload in ("Tensor_Tensor", "Tensor_Scalar", "Scalar_Tensor"):
         handlers[getattr(_packet, _overload)] = spaced_elsewhere

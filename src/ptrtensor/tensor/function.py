@@ -1,0 +1,66 @@
+"""What `__torch_function__` decides: above autograd, by the call as it was written (D19).
+
+Almost every call goes on as it is. Its cost is paid on every call, so the tables are short and looked up once.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ptrtensor._torch import native_function
+from ptrtensor.errors import WorkerMismatchError
+from ptrtensor.tensor.base import Pointer, Wrap
+from ptrtensor.tensor.handlers.crossing import pointer_to, value_of
+
+Func = Callable[..., object]
+Args = tuple[object, ...]
+Kwargs = dict[str, object]
+Prepare = Callable[[Args, Kwargs, Wrap], tuple[Args, Kwargs]]
+
+
+def call(func: Func, types: tuple[type, ...], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
+    """Run a function of torch that was given a pointer."""
+    prepare = PREPARED.get(func)
+    if prepare is not None:
+        args, kwargs = prepare(args, kwargs, wrap)
+    try:
+        return native_function(func, types, args, kwargs)
+    except WorkerMismatchError as error:
+        error.add_note(f"in the call of {getattr(func, '__name__', func)}")
+        raise
+
+
+def fetch_indices(args: Args, kwargs: Kwargs, wrap: Wrap) -> tuple[Args, Kwargs]:
+    """`tensor_split` wants the places to split at in main memory, on any device; a pointer to them is fetched."""
+    given = [value_of(value) if place and isinstance(value, Pointer) else value for place, value in enumerate(args)]
+    named = {
+        name: value_of(value) if isinstance(value, Pointer) and name != "input" else value
+        for name, value in kwargs.items()
+    }
+    return tuple(given), named
+
+
+def send_lengths(args: Args, kwargs: Kwargs, wrap: Wrap) -> tuple[Args, Kwargs]:
+    """For a tensor subclass `ctc_loss` computes with the lengths where the log-probabilities are."""
+    log_probs = args[0] if args else kwargs["log_probs"]
+    if not isinstance(log_probs, Pointer):
+        return args, kwargs
+    worker = log_probs._worker
+
+    def there(value: object) -> object:
+        local = isinstance(value, Tensor) and not isinstance(value, Pointer)
+        return pointer_to(value, worker, wrap) if local and isinstance(value, Tensor) else value
+
+    return tuple(there(value) for value in args), {name: there(value) for name, value in kwargs.items()}
+
+
+PREPARED: Final[dict[Func, Prepare]] = {
+    torch.tensor_split: fetch_indices,
+    Tensor.tensor_split: fetch_indices,
+    torch.ctc_loss: send_lengths,
+    F.ctc_loss: send_lengths,
+}
+"""Functions whose arguments must be in some place before torch looks at them."""
