@@ -3,7 +3,8 @@
 What torch may change between releases is used here and nowhere else.
 """
 
-from collections.abc import Callable, Iterator
+import ctypes
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType, TracebackType
 from typing import Any, Final, Literal, cast
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.modules.linear_cross_entropy  # it registers operations of torch's own when it is imported
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
 
@@ -43,9 +45,13 @@ MEMORY_FORMAT_NAMES: Final[dict[torch.memory_format, str]] = {
 
 # --- metadata and bytes
 
+COPIED_BELOW_BYTES: Final = 1024 * 1024
+
 
 def meta_of(tensor: Tensor) -> TensorMeta:
     """The metadata of a dense tensor, local or fake; `UnsupportedOpError` names any other layout or dtype."""
+    if is_lazy(tensor):
+        raise UnsupportedOpError("an uninitialized parameter has no values to send: run its lazy module once first")
     if tensor.is_nested:
         raise UnsupportedOpError(
             "a nested tensor cannot live behind a pointer: send its parts, or pad it with .to_padded_tensor() first"
@@ -67,7 +73,7 @@ def dense(tensor: Tensor) -> Tensor:
     plain = tensor.detach().resolve_conj().resolve_neg()
     if plain._is_zerotensor():
         plain = plain.clone()  # torch's zeros without memory
-    return plain if is_dense(plain) else plain.contiguous()
+    return plain if is_dense(plain) else plain.clone()  # which keeps the order of the dimensions, as `.to()` does
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -79,16 +85,23 @@ def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a dense tensor in main memory, as it is laid out; not a copy."""
     if tensor.numel() == 0:
         return memoryview(b"")
-    flat = tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())
-    return flat.view(torch.uint8).numpy().data
+    # Not by way of numpy, which would leave the caller's tensor unable to be resized.
+    memory = (ctypes.c_ubyte * (tensor.numel() * tensor.itemsize)).from_address(tensor.data_ptr())
+    memory.owner = tensor  # type: ignore[attr-defined]
+    return memoryview(memory).cast("B")
 
 
 def tensor_of(meta: TensorMeta, payload: memoryview) -> Tensor:
-    """The tensor that owns these bytes, which are laid out as `meta` says."""
+    """The tensor with these bytes, which are laid out as `meta` says.
+
+    Small ones are copied, because torch can then resize them; of large ones the bytes become the tensor's memory.
+    """
     dtype = DTYPES[meta.dtype]
     if meta.elements == 0:
         return torch.empty_strided(meta.shape, meta.stride, dtype=dtype, device="cpu")
     flat = torch.frombuffer(payload, dtype=dtype)
+    if len(payload) < COPIED_BELOW_BYTES:
+        flat = flat.clone()
     return flat.as_strided(meta.shape, meta.stride)
 
 
@@ -166,6 +179,11 @@ def answered(getter: Callable[[Any], object]) -> Any:
 def set_metadata(tensor: Tensor, fresh: Tensor) -> None:
     """Give a wrapper another wrapper's sizes, strides, dtype and offset; its autograd history stays."""
     torch._C.TensorBase.data.__set__(tensor, fresh)  # type: ignore[attr-defined]
+
+
+def bump_versions(tensors: Iterable[Tensor]) -> None:
+    """Count an in-place change, where autograd does not see it itself."""
+    torch.autograd.graph.increment_version(tensors)
 
 
 def set_lazy_bits(tensor: Tensor, conj: bool, neg: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch._ops import OpOverload
 
-from ptrtensor._torch import offset_of, set_metadata
+from ptrtensor._torch import bump_versions, offset_of, set_metadata
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.tensor.base import Pointer, Wrap
@@ -59,6 +59,9 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
     # Made before the command is posted: interrupted in between, they die and the worker forgets the names.
     references = [Reference(worker.client, first + place) for place in range(names)]
     post(worker, call, prediction, first)
+    if operation.writes_lists:
+        written = (call.pointers[place] for place in call.written_places())
+        bump_versions(pointer for pointer in written if pointer is not None)
     for change in prediction.changes:
         reshape(call.pointers[change.place], change.extent, wrap)
     pointers = [

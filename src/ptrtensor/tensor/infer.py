@@ -3,7 +3,10 @@
 Not from `meta` tensors: their kernels have other strides, and other shapes for BatchNorm in eval mode, than the CPU's.
 """
 
+import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -20,6 +23,13 @@ from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.cache import Change, Extent
 from ptrtensor.tensor.operation import Kind, Operation
 from ptrtensor.wire.metadata import TensorMeta
+
+UNPREDICTABLE: Final = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+    NotImplementedError,
+)
 
 
 class Unpredictable(Exception):
@@ -44,34 +54,63 @@ class Inference:
         """
         if operation.returns_scalar or operation.shaped_by_content:
             raise Unpredictable
-        with self._lock, isolated():
+        with self._lock, isolated(), quiet():
             if self._mode is None:
                 self._mode = FakeTensorMode(allow_fallback_kernels=False)
-            with self._mode:
-                fakes = Fakes(self._mode, self._device, with_offset=operation.offset_matters)
-                fake_args = [fakes.of(value) for value in args]
-                fake_kwargs = {name: fakes.of(value) for name, value in kwargs.items()}
-                try:
-                    returned = operation.op(*fake_args, **fake_kwargs)
-                except (
-                    DataDependentOutputException,
-                    DynamicOutputShapeException,
-                    UnsupportedOperatorException,
-                    NotImplementedError,
-                ) as error:
-                    raise Unpredictable from error
-                return masked(operation, args, fresh_results(operation, returned)), fakes.changes()
+            try:
+                with self._mode:
+                    fakes = Fakes(self._mode, self._device, with_offset=operation.offset_matters)
+                    returned = fakes.run(operation, args, kwargs)
+                    return masked(operation, args, fresh_results(operation, returned)), fakes.changes()
+            except UNPREDICTABLE as error:
+                raise Unpredictable from error
+            except Exception as error:
+                raise native_error(operation, args, kwargs, error) from None
+
+
+def native_error(
+    operation: Operation, args: tuple[object, ...], kwargs: dict[str, object], error: Exception
+) -> Exception:
+    """What torch itself raises for such arguments; fakes' Python sometimes raises another class of error."""
+    try:
+        Fakes(None, torch.device("meta"), with_offset=operation.offset_matters).run(operation, args, kwargs)
+    except UNPREDICTABLE:
+        return error
+    except Exception as native:
+        return native
+    return error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """An operation that fails on fakes is the caller's error and is raised; torch logs it as its own as well."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    log.addFilter(refuse_record)
+    try:
+        yield
+    finally:
+        log.removeFilter(refuse_record)
+
+
+def refuse_record(record: logging.LogRecord) -> bool:
+    return False
 
 
 class Fakes:
     """The fakes of one call: one for each tensor, however often it is an argument."""
 
-    def __init__(self, mode: FakeTensorMode, device: torch.device, *, with_offset: bool) -> None:
+    def __init__(self, mode: FakeTensorMode | None, device: torch.device, *, with_offset: bool) -> None:
         self._mode = mode
         self._device = device
         self._with_offset = with_offset
         self._by_identity: dict[int, Tensor] = {}
         self._in_order: list[tuple[Tensor, Extent]] = []
+
+    def run(self, operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        fake_args = [self.of(value) for value in args]
+        fake_kwargs = {name: self.of(value) for name, value in kwargs.items()}
+        returned: object = operation.op(*fake_args, **fake_kwargs)
+        return returned
 
     def of(self, value: object) -> object:
         if isinstance(value, list | tuple):
@@ -90,7 +129,7 @@ class Fakes:
 
     def _fake(self, value: Tensor) -> Tensor:
         if not isinstance(value, Pointer):
-            return self._mode.from_tensor(value)
+            return value if self._mode is None else self._mode.from_tensor(value)
         return fake_of(value._meta, offset_of(value) if self._with_offset else 0, self._device)
 
     def changes(self) -> list[Change]:

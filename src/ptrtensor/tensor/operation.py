@@ -72,6 +72,7 @@ class Operation:
         self.offset_matters = self.is_view or self.changes_metadata or "storage_offset" in names
         self.written_positions = [position for position, given in enumerate(arguments) if writes(given)]
         self.written_keywords = [given.name for given in arguments if writes(given)]
+        self.writes_lists = any(writes(given) and type_name(given).startswith("List[") for given in arguments)
         self.makes_like = packet.endswith("_like") or packet.startswith("aten::new_")
         self.argument_names = [given.name for given in arguments]
 

@@ -11,6 +11,7 @@ from torch._ops import OpOverload
 from ptrtensor._torch import (
     DTYPES,
     answered,
+    offset_of,
     raw_grad,
     set_lazy_bits,
     set_metadata,
@@ -202,7 +203,8 @@ class PointerTensor(Pointer):
     @property
     def data(self) -> Tensor:
         """The same tensor without its history; assigning another tensor makes this one stand for it (D5)."""
-        return self.detach()
+        check_usable(self)
+        return wrap(self._worker, self._reference, self._meta, offset_of(self))
 
     @data.setter
     def data(self, other: Tensor) -> None:
@@ -245,6 +247,12 @@ class PointerTensor(Pointer):
             f"the gradient of a tensor of worker {self._worker.id} must be there too, this one is {where}: "
             "send() or move() it first"
         )
+
+    def __format__(self, format_spec: str) -> str:
+        """A single number is fetched and formatted, as torch does on other devices."""
+        if self.dim() == 0:
+            return format(self.item(), format_spec)
+        return object.__format__(self, format_spec)
 
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         """Class, shape, dtype and the way to the value; never waits, never fetches."""
