@@ -73,7 +73,7 @@ class Client:
         self._lost: PtrTensorError | None = None
         self._process = os.getpid()
         self._writing = threading.RLock()
-        self._reading = threading.RLock()
+        self._reading = threading.Lock()
         self._flusher = Flusher(self.flush_idle, lambda: self._outbox.first, idle_seconds)
 
     # --- posting
@@ -132,8 +132,7 @@ class Client:
         try:
             self.send(make(number))
             self.waits += 1
-            while number not in self._replies:
-                self._read(number)
+            self._read_until(lambda: number in self._replies)
             reply, payload = self._replies.pop(number)
         finally:
             self._awaited.discard(number)
@@ -229,27 +228,32 @@ class Client:
 
     def _wait_for_room(self) -> None:
         """[P7.5]: the caller blocks rather than the worker's queue growing, and reads while it does."""
-        while self._lost is None and self._outbox.next - self._acknowledged > MAX_IN_FLIGHT:
-            if self._acknowledged >= self._outbox.first:
-                return
-            self._read(None)
+        if self._outbox.next - self._acknowledged > MAX_IN_FLIGHT:
+            self._read_until(self._has_room)
+
+    def _has_room(self) -> bool:
+        in_flight = self._outbox.next - self._acknowledged
+        return self._lost is not None or in_flight <= MAX_IN_FLIGHT or self._acknowledged >= self._outbox.first
 
     def _poll(self) -> None:
         """Take in what has arrived, if nobody else is about to."""
-        if self._reading.acquire(blocking=False):
-            try:
-                self._transport.poll()
-                self._deliver()
-            except ProtocolError as error:
-                self._lose(error)
-            finally:
-                self._reading.release()
+        if not self._reading.locked():
+            with self._reading:
+                try:
+                    self._transport.poll()
+                    self._deliver()
+                except ProtocolError as error:
+                    self._lose(error)
 
-    def _read(self, number: int | None) -> None:
-        """Wait until something arrives; with several threads one reads for all."""
+    def _read_until(self, arrived: Callable[[], bool]) -> None:
+        """Wait for what this thread needs; with several threads one reads for all."""
+        while not arrived():
+            self._read(arrived)
+
+    def _read(self, arrived: Callable[[], bool]) -> None:
         with self._reading:
-            if number is not None and number in self._replies:
-                return
+            if arrived():
+                return  # another thread has read it
             try:
                 if not self._transport.events:
                     self._transport.wait()

@@ -9,6 +9,9 @@ from ptrtensor.wire.messages import Failure
 MAX_UNSEEN: Final = 100
 """Failures kept with their texts until somebody waits; of further ones only the number."""
 
+MAX_FAILED_SITES: Final = 1000
+"""Lines kept of what failed, for the errors of values that hang on it."""
+
 
 class Failures:
     """Each failure is raised once on its own account, and every time a value is asked that hangs on it."""
@@ -70,3 +73,5 @@ class Failures:
         site = self._sites.get(failure.sequence)
         if site is not None:
             self._failed_sites[failure.sequence] = site
+            if len(self._failed_sites) > MAX_FAILED_SITES:
+                del self._failed_sites[next(iter(self._failed_sites))]

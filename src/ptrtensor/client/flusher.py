@@ -1,5 +1,7 @@
 """The thread that sends what the caller left lying: the end of a batch, and names that died since."""
 
+import contextlib
+import queue
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -18,30 +20,40 @@ class Flusher:
         self._flush = flush
         self._progress = progress
         self._delay = delay_seconds
-        self._awake = threading.Event()
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._awake = False
+        self._stopped = False
+        # Not Events: their lock is taken in Python, and Ctrl-C in between would leave it locked.
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._ends: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # Started here: an interruption in `wake` could leave a thread that never starts.
+        self._thread = threading.Thread(target=self._run, name="ptrtensor-flusher", daemon=True)
+        self._thread.start()
 
     def wake(self) -> None:
         """Something was left in the batch."""
-        if not self._awake.is_set():
-            self._awake.set()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="ptrtensor-flusher", daemon=True)
-                self._thread.start()
+        if not self._awake:
+            self._awake = True
+            self._wakes.put(None)
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._awake.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        self._stopped = True
+        self._wakes.put(None)
+        self._ends.put(None)
+        if self._thread is not threading.current_thread():
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
-            woken = self._awake.wait(IDLE_SECONDS)
+        while not self._stopped:
             before = self._progress()
-            if woken:
-                self._stopped.wait(self._delay)
-            if self._progress() == before:
-                self._awake.clear()
+            if not self._awake:
+                wait(self._wakes, IDLE_SECONDS)
+            if self._awake:
+                wait(self._ends, self._delay)
+            if self._progress() == before and not self._stopped:
+                self._awake = False
                 self._flush()
+
+
+def wait(signals: "queue.SimpleQueue[None]", seconds: float) -> None:
+    with contextlib.suppress(queue.Empty):
+        signals.get(timeout=seconds)

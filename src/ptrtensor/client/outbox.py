@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from itertools import islice
+from itertools import repeat
 
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.failures import Failures
@@ -21,6 +21,7 @@ class Outbox:
         self.drops: deque[int] = deque()
         """Destructors append here, and do nothing else."""
         self.first = 0
+        self._dying: list[int] = []
         self._failures = failures
         self._commands: list[bytes] = []
         self._definitions: list[Instruction] = []
@@ -58,13 +59,13 @@ class Outbox:
 
     def take_in_drops(self) -> None:
         """The names of dead references become one command, behind every command that used them."""
-        names = list(islice(self.drops, len(self.drops)))
-        if names:
-            command = DROP_HEADER.pack(DROP, len(names)) + b"".join(map(NUMBER.pack, names))
+        # In one C call: between two steps of Python the queue may grow, or an interruption fall.
+        self._dying.extend(map(deque.popleft, repeat(self.drops, len(self.drops))))
+        if self._dying:
+            command = DROP_HEADER.pack(DROP, len(self._dying)) + b"".join(map(NUMBER.pack, self._dying))
             with self._order:
                 self._commands.append(command)
-            for _ in names:
-                self.drops.popleft()
+            self._dying = []
 
     def batch(self) -> tuple[Batch, bytes]:
         """All that is here as one message."""

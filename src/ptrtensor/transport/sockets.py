@@ -107,7 +107,8 @@ class SocketTransport:
         self._connection = client_connection()
         self._peer = peer
         self._lost: str | None = None
-        self._sending = threading.Lock()
+        # Taken in this order. Whoever holds `_receiving` blocks only until something arrives.
+        self._sending = threading.RLock()
         self._receiving = threading.Lock()
         self.events = self._connection.events
 
@@ -121,46 +122,34 @@ class SocketTransport:
         try:
             while not self._stream.write():
                 # Both sides would stand still if this one did not go on reading while it cannot write.
-                if self._receiving.acquire(blocking=False):
-                    try:
-                        self._stream.wait(readable=True, writable=True)
-                        self._stream.read(self._connection)
-                    finally:
-                        self._receiving.release()
-                else:
-                    self._stream.wait(readable=False, writable=True)
+                with self._receiving:
+                    self._stream.wait(readable=True, writable=True)
+                    self._stream.read(self._connection)
         except (OSError, EOFError) as error:
             self._lose(error)
 
     def wait(self) -> None:
+        if self._stream.has_unsent:  # an interrupted `send` left it
+            with self._sending:
+                self._send_all()
         with self._receiving:
             while not self.events:
                 self._check()
                 try:
-                    unsent = self._send_left_over()
-                    if not self._stream.read(self._connection):
-                        self._stream.wait(readable=True, writable=unsent)
+                    if not self._stream.read(self._connection) and not self.events:
+                        self._stream.wait(readable=True, writable=False)
                 except (OSError, EOFError) as error:
                     self._lose(error)
 
-    def _send_left_over(self) -> bool:
-        """Go on with what an interrupted `send` left, if nobody is sending; True while some is left."""
-        if not self._stream.has_unsent or not self._sending.acquire(blocking=False):
-            return False
-        try:
-            return not self._stream.write()
-        finally:
-            self._sending.release()
-
     def poll(self) -> None:
-        if self._lost is None and self._receiving.acquire(blocking=False):
-            try:
-                while self._stream.read(self._connection):
-                    pass
-            except (OSError, EOFError) as error:
-                self._lost = self._explain(error)
-            finally:
-                self._receiving.release()
+        # Not `acquire(blocking=False)`: interrupted before its `try`, nobody would give the lock back.
+        if self._lost is None and not self._receiving.locked():
+            with self._receiving:
+                try:
+                    while self._stream.read(self._connection):
+                        pass
+                except (OSError, EOFError) as error:
+                    self._lost = self._explain(error)
 
     def close(self) -> None:
         if self._lost is None:
@@ -176,6 +165,9 @@ class SocketTransport:
 
     def _lose(self, error: Exception) -> None:
         """The stream is dead; a last word of the worker that says why comes first."""
+        with contextlib.suppress(OSError, EOFError):
+            while self._stream.read(self._connection):
+                pass
         self._lost = self._explain(error)
         if not any(isinstance(event.message, Refused) for event in self.events):
             raise WorkerLostError(self._lost) from error

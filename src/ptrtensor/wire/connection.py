@@ -68,13 +68,19 @@ class Event(NamedTuple, Generic[Incoming]):
 
 
 def allocate(size: int) -> memoryview:
-    """Writable memory of `size` bytes."""
-    if size < MAPPED_FROM_BYTES:
-        return memoryview(bytearray(size))
-    pages = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(pages)
+    """Writable memory of `size` bytes.
+
+    :raises MessageTooLargeError: there is none.
+    """
+    try:
+        if size < MAPPED_FROM_BYTES or not hasattr(mmap, "MAP_PRIVATE"):
+            return memoryview(bytearray(size))
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        return memoryview(pages)
+    except (MemoryError, OSError) as error:
+        raise MessageTooLargeError(f"there is no memory for a payload of {size} bytes: {error}") from error
 
 
 EMPTY: Final = memoryview(b"")
@@ -92,7 +98,8 @@ class Connection(Generic[Incoming]):
     """One end's view of the bytes that arrive. Made by `client_connection` and `worker_connection`."""
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[Incoming]) -> None:
-        self.state = State.HANDSHAKE
+        self._opening: Incoming | None = None
+        self._failed = False
         self.events: deque[Event[Incoming]] = deque()
         self.arrived: list[int] = []
         self._decoder = decoder
@@ -101,6 +108,12 @@ class Connection(Generic[Incoming]):
         self._end = 0
         self._partial: Event[Incoming] | None = None
         self._filled = 0
+
+    @property
+    def state(self) -> State:
+        if self._failed:
+            return State.FAILED
+        return State.HANDSHAKE if self._opening is None else State.OPEN
 
     def buffer(self) -> memoryview:
         """Where the next received bytes must be written; never empty."""
@@ -119,20 +132,20 @@ class Connection(Generic[Incoming]):
         Raises `ProtocolError` once the peer breaks a rule, and on every call after that [P1.3]; the events
         before the offence are in `events`.
         """
-        if self.state is State.FAILED:
-            raise ProtocolError("the connection was given up after an earlier error of the peer")
+        self._check_alive()
         self._count()
         try:
             while self._step():
                 pass
         except ProtocolError:
-            self.state = State.FAILED
+            self._failed = True
             raise
 
     def receive_data(self, data: Buffer) -> None:
         """Take bytes that are already in memory; the same as filling `buffer` and calling `advance`."""
         rest = memoryview(data)
         while len(rest):
+            self._check_alive()
             target = self.buffer()
             count = min(len(target), len(rest))
             target[:count] = rest[:count]
@@ -204,6 +217,10 @@ class Connection(Generic[Incoming]):
 
     # --- the rules
 
+    def _check_alive(self) -> None:
+        if self._failed:
+            raise ProtocolError("the connection was given up after an earlier error of the peer")
+
     def _check_header(self, magic: bytes, version: int, message_bytes: int, payload_bytes: int) -> None:
         """[P2.2], [P3.1]: before anything is reserved or decoded."""
         if magic != MAGIC:
@@ -240,12 +257,14 @@ class Connection(Generic[Incoming]):
         elif size:
             raise ProtocolError(f"the peer sent a payload with {type(message).__name__}, which has none")
 
-    def _check_order(self, message: Message) -> None:
-        """[P1.2]: hello and welcome come first, and once."""
+    def _check_order(self, message: Incoming) -> None:
+        """[P1.2]: hello and welcome come first, and once. Asking twice about one message changes nothing."""
+        if message is self._opening:
+            return
         opening = isinstance(message, Hello | Welcome)
-        if self.state is State.HANDSHAKE:
+        if self._opening is None:
             if opening:
-                self.state = State.OPEN
+                self._opening = message
             elif not isinstance(message, Refused):
                 raise ProtocolError(f"the peer began with {type(message).__name__} instead of the handshake")
         elif opening:
