@@ -121,30 +121,32 @@ _INCLUDED: Final = torch._C._dispatch_tls_local_include_set()
 _EXCLUDED: Final = torch._C._dispatch_tls_local_exclude_set()
 
 
+with torch._C._AutoDispatchBelowAutograd():
+    _EXCLUDED_BELOW_AUTOGRAD: Final = torch._C._dispatch_tls_local_exclude_set() | _EXCLUDED
+
+
 class isolated:
-    """Run torch as at the start of a fresh thread without autograd.
+    """Run torch as at the start of a fresh thread, below autograd.
 
     Inside a dispatch, a mode or a transform, the dispatcher's state is the caller's; what this library computes for
-    itself (an in-process worker's operations, inference, seeds) must not see it.
+    itself (an in-process worker's operations, inference, seeds) must not see it. The guards are torch's own objects:
+    when an interruption keeps `__exit__` from running, their destructors put the state back.
     """
 
-    __slots__ = ("_function", "_grad", "_inference", "_keys")
+    __slots__ = ("_function", "_inference", "_keys")
 
     def __enter__(self) -> None:
         self._function = torch._C.DisableTorchFunction()
         self._function.__enter__()
-        self._keys = torch._C._ForceDispatchKeyGuard(_INCLUDED, _EXCLUDED)
+        self._keys = torch._C._ForceDispatchKeyGuard(_INCLUDED, _EXCLUDED_BELOW_AUTOGRAD)
         self._keys.__enter__()
         self._inference = torch._C._InferenceMode(False) if torch.is_inference_mode_enabled() else None
         if self._inference is not None:
             self._inference.__enter__()
-        self._grad = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        torch._C._set_grad_enabled(self._grad)
         if self._inference is not None:
             self._inference.__exit__(kind, error, trace)
         self._keys.__exit__(kind, error, trace)
@@ -310,6 +312,15 @@ def writes(argument: torch.Argument) -> bool:
 
 def aliases(argument: torch.Argument) -> frozenset[str]:
     return frozenset() if argument.alias_info is None else frozenset(argument.alias_info.before_set)
+
+
+def decomposes(op: OpOverload[..., object]) -> bool:
+    """Whether torch writes this operation in terms of others; under `inference_mode` such ones arrive whole."""
+    return bool(op._can_decompose())
+
+
+def decompose(op: OpOverload[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    return op.decompose(*args, **kwargs)
 
 
 def has_tag(op: OpOverload[..., object], tag: Literal["pointwise", "nondeterministic_seeded", "inplace_view"]) -> bool:

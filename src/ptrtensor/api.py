@@ -164,7 +164,7 @@ def get(value: Tensor | nn.Module) -> Tensor | nn.Module:
     :raises SpentPointerError: it was taken before.
     """
     if isinstance(value, nn.Module):
-        convert(value, get, lambda tensor: not is_pointer(tensor))
+        convert(value, lambda tensor: tensor.cpu(), lambda tensor: not is_pointer(tensor))
         return value
     if not is_pointer(value):
         raise UnsupportedOpError("get() takes a pointer, and this tensor is here already")
@@ -178,7 +178,7 @@ def move(value: M, worker: Worker) -> M: ...
 def move(value: Tensor | nn.Module, worker: Worker) -> PointerTensor | nn.Module:
     """Take a pointer's value to another worker; or a module's, in place."""
     if isinstance(value, nn.Module):
-        convert(value, lambda tensor: move(tensor, worker), lambda tensor: is_at(tensor, worker))
+        convert(value, lambda tensor: tensor.to(worker.device), lambda tensor: is_at(tensor, worker))
         return value
     if not is_pointer(value):
         raise UnsupportedOpError("move() takes a pointer; use send() for a tensor that is here")

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch._ops import OpOverload
 
-from ptrtensor._torch import bump_versions, offset_of, set_metadata
+from ptrtensor._torch import bump_versions, decompose, offset_of, set_metadata
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.tensor.base import Pointer, Wrap
@@ -36,7 +36,10 @@ def dispatch(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap
     handler = handlers.get(op)
     if handler is not None:
         return handler(op, args, kwargs, wrap)
-    return run(operations[op], args, kwargs, wrap)
+    operation = operations[op]
+    if operation.decomposes:
+        return decompose(op, args, kwargs)
+    return run(operation, args, kwargs, wrap)
 
 
 def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Worker | None = None) -> object:

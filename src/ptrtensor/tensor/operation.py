@@ -6,7 +6,7 @@ from typing import Final
 
 from torch._ops import OpOverload
 
-from ptrtensor._torch import aliases, has_tag, op_arguments, op_name, op_returns, type_name, writes
+from ptrtensor._torch import aliases, decomposes, has_tag, op_arguments, op_name, op_returns, type_name, writes
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.wire.limits import NAMESPACES
 
@@ -72,6 +72,7 @@ class Operation:
         self.offset_matters = self.is_view or self.changes_metadata or "storage_offset" in names
         self.written_positions = [position for position, given in enumerate(arguments) if writes(given)]
         self.written_keywords = [given.name for given in arguments if writes(given)]
+        self.decomposes = decomposes(op)
         self.writes_lists = any(writes(given) and type_name(given).startswith("List[") for given in arguments)
         self.makes_like = packet.endswith("_like") or packet.startswith("aten::new_")
         self.argument_names = [given.name for given in arguments]

@@ -85,7 +85,9 @@ class PointerTensor(Pointer):
     @property
     def id(self) -> int:
         """The name of this pointer in this process."""
-        return int(self.__dict__.setdefault("_id", next(_ids)))
+        if "_id" not in self.__dict__:
+            self.__dict__["_id"] = next(_ids)
+        return int(self.__dict__["_id"])
 
     @property
     def owner(self) -> LocalWorker:

@@ -187,7 +187,7 @@ class Call:
     def seed(self) -> int:
         """A seed for this command, from the generator that was given or the caller's default one."""
         assert self.worker is not None
-        return 0 if self.worker.sequential else draw_seed(self.generator)
+        return 0 if self.worker.sequential and self.generator is None else draw_seed(self.generator)
 
 
 def check_usable(pointer: Pointer) -> None:

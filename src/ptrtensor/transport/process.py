@@ -39,11 +39,14 @@ class WorkerProcess:
     def _start(self, options: list[str], pass_fds: tuple[int, ...]) -> None:
         path = os.pathsep.join(filter(None, (PACKAGE_PARENT, os.environ.get("PYTHONPATH"))))
         # Huge pages for large tensors: first touch of ordinary ones costs as much as receiving them.
-        environment = {"THP_MEM_ALLOC_ENABLE": "1", **os.environ, "PYTHONPATH": path}
+        # Threads that wait asleep: two processes share the cores, and spinning ones take them from each other.
+        defaults = {"THP_MEM_ALLOC_ENABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {**defaults, **os.environ, "PYTHONPATH": path}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "ptrtensor.worker", *options],
             stdin=subprocess.PIPE,
             pass_fds=pass_fds,
+            start_new_session=True,  # Ctrl-C in a terminal is for the starter; the worker ends with it
             env=environment,
         )
         assert self.process.stdin is not None

@@ -16,20 +16,21 @@ from ptrtensor._torch import default_generator
 class Randomness:
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._generator = torch.Generator(device)
+        self._seeded = torch.Generator(device)
+        self._sequence = torch.Generator(device)
         self._sequential = False
 
     def manual_seed(self, seed: int | None) -> None:
         """Use one generator in order from `seed` on; None goes back to a seed for each command."""
         self._sequential = seed is not None
         if seed is not None:
-            self._generator.manual_seed(seed)
+            self._sequence.manual_seed(seed)
 
     def generator(self, seed: int) -> torch.Generator:
-        """The generator for an operation that takes one."""
-        if not self._sequential:
-            self._generator.manual_seed(seed)
-        return self._generator
+        """The generator for an operation that takes one. In sequential mode a seed of 0 means the next in order."""
+        if self._sequential and seed == 0:
+            return self._sequence
+        return self._seeded.manual_seed(seed)
 
     @contextmanager
     def as_default(self, seed: int) -> Iterator[None]:
@@ -45,8 +46,8 @@ class Randomness:
 
     @property
     def state(self) -> Tensor:
-        return self._generator.get_state()
+        return self._sequence.get_state()
 
     @state.setter
     def state(self, state: Tensor) -> None:
-        self._generator.set_state(state)
+        self._sequence.set_state(state)
