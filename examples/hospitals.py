@@ -23,7 +23,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import ptrtensor as sy
 
-ROUNDS = 300
+ROUNDS = 200
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
 say = console.print

@@ -314,7 +314,7 @@ def test_the_line_that_is_named_is_where_get_was_called(worker: pt.Worker) -> No
     pointer.get()  # the method
     with pytest.raises(pt.SpentPointerError) as caught:
         pointer.get()
-    found = re.search(r'line (\d+)', str(caught.value))
+    found = re.search(r"line (\d+)", str(caught.value))
     assert found is not None
     assert "# the method" in linecache.getline(__file__, int(found[1]))
 
@@ -413,6 +413,7 @@ def test_get_of_a_view_or_of_a_base_removes_that_name_alone(worker: pt.Worker) -
     view = base[1:3]
     other = base[2:]
     assert pt.get(view).tolist() == [1, 2]
+    assert pt.is_pointer(view)
     assert view.id_at_location not in worker.objects and base.id_at_location in worker.objects
     base.add_(1)
     assert pt.get(base).tolist() == [1, 2, 3, 4]
@@ -449,6 +450,7 @@ LOOKS: dict[str, tuple[Callable[[Tensor], object], object]] = {
     "if": (lambda p: "yes" if p > 2 else "no", "yes"),
     "tolist": (lambda p: p.tolist(), [2.5]),
     "copy_": (lambda p: torch.zeros(1).copy_(p).tolist(), [2.5]),
+    "item of a conjugate": (lambda p: torch.complex(p, p).conj().item(), 2.5 - 2.5j),
     "numpy with force": (lambda p: p.numpy(force=True).tolist(), [2.5]),
     "format": (lambda p: f"{p[0]:.3f}", "2.500"),
     "round": (lambda p: f"{p.item():.1f}", "2.5"),
@@ -494,7 +496,12 @@ def test_never_waits(look: Callable[[Tensor], object], worker: pt.Worker) -> Non
 
 
 def test_cpu_is_differentiable(worker: pt.Worker) -> None:
-    for fetch in (lambda p: p.cpu(), lambda p: p.to("cpu"), lambda p: p.to("cpu", torch.float64)):
+    fetches: list[Callable[[Tensor], Tensor]] = [
+        lambda p: p.cpu(),
+        lambda p: p.to("cpu"),
+        lambda p: p.to("cpu", torch.float64),
+    ]
+    for fetch in fetches:
         leaf = pt.send(torch.tensor([1.0, 2.0], requires_grad=True), worker)
         fetch(leaf).square().sum().backward()
         fetch(leaf * 2).sum().backward()
@@ -610,4 +617,7 @@ def test_to_another_worker_copies(worker: pt.Worker, second_worker: pt.Worker) -
     assert pt.is_pointer(there) and there.location is second_worker
     pointer.zero_()
     assert value(there).tolist() == [1, 1] and value(pointer).tolist() == [0, 0]
-    assert pointer.to(worker.device) is pointer
+    assert pointer.to(worker.device) is pointer and pointer.to(torch.float32) is pointer
+    copied = pointer.to(worker.device, copy=True)
+    pointer.fill_(5)
+    assert pt.is_pointer(copied) and copied.location is worker and value(copied).tolist() == [0, 0]

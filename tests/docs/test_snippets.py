@@ -1,7 +1,8 @@
 """The documentation is true: its Python runs, prints what it shows, its links lead somewhere, its names exist.
 
 A document's ```python blocks run in order in one namespace, in a process of their own. A ```text block that follows
-one holds what it prints; ids may differ, and `...` stands for anything. A block under `<!-- no-run -->` is not run.
+one holds what it prints; ids and line numbers may differ, and `...` stands for anything. A block under
+`<!-- no-run -->` is not run.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ ALL_MARKDOWN = [*DOCUMENTS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
 FENCED = re.compile(r"(?P<mark><!-- no-run -->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\((?!\w+:)([^)#]*)(?:#([^)]*))?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.M)
-ID = re.compile(r"(?<=\w:)\d+\b(?=[ ,)])|\b\d+(?=: (?:tensor|TensorMeta)\b)")
+ID = re.compile(r"(?<=\w:)\d+\b(?=[ ,)])|\b\d+(?=: (?:tensor|TensorMeta)\b)|(?<=\bline )\d+")
 
 ADDRESS = "127.0.0.1:7700"
 """Where the documents' worker listens. A document that connects to it gets one, on a free port."""
@@ -56,7 +57,7 @@ def name(path: Path) -> str:
 def snippets(document: Path) -> Iterator[Snippet]:
     text = document.read_text()
     blocks = list(FENCED.finditer(text))
-    for block, follower in zip(blocks, [*blocks[1:], None], strict=True):
+    for block, follower in zip(blocks, [*blocks, None][1:], strict=True):
         if block["kind"] == "python" and block["mark"] is None:
             shown = follower is not None and follower["kind"] == "text"
             printed = follower["code"] if follower is not None and shown else None
@@ -91,7 +92,7 @@ def run(document: Path, folder: Path) -> list[str]:
             capture_output=True,
             text=True,
         )
-    assert (child.returncode, child.stderr) == (0, "")
+    assert child.returncode == 0 and not child.stderr, child.stderr
     return child.stdout.split("\0")
 
 

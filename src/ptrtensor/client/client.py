@@ -65,7 +65,7 @@ class Client:
         self._transport = transport
         self._synchronous = synchronous
         self._outbox = Outbox(self.failures)
-        self.drops = self._outbox.drops
+        self.drops, self.living = self._outbox.drops, self._outbox.living
         self._acknowledged = 0
         self._numbers = count(1)
         self._awaited: set[int] = set()
@@ -94,6 +94,11 @@ class Client:
                 self.flush()
         else:
             self._flusher.wake()
+
+    def drop(self, name: int) -> None:
+        """Make the worker forget a name now, whoever still holds a reference."""
+        self._outbox.drop([name])
+        self._flusher.wake()
 
     def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
         """Send a message that has no answer, after all that was posted."""
@@ -128,8 +133,8 @@ class Client:
         """
         self.check()
         number = next(self._numbers)
-        self._awaited.add(number)
         try:
+            self._awaited.add(number)
             self.send(make(number))
             self.waits += 1
             self._read_until(lambda: number in self._replies)
@@ -153,9 +158,7 @@ class Client:
         :raises RemoteOpError: an operation failed and nobody has seen it yet.
         """
         self.request(messages.Synchronize, messages.Done)
-        error = self.failures.take_unseen()
-        if error is not None:
-            raise error
+        self.failures.raise_unseen()
 
     def check(self) -> None:
         """Raise if this session cannot be used any more, or not by this process."""
@@ -186,7 +189,7 @@ class Client:
         if self._lost is None:
             try:
                 self.request(messages.Bye, messages.Done)
-                error = self.failures.take_unseen()
+                self.failures.raise_unseen()
             except PtrTensorError as lost:
                 error = lost if not isinstance(lost, WorkerLostError) else None
             self._lost = WorkerLostError(f"worker {self.worker} was closed; its objects are gone")

@@ -41,8 +41,12 @@ class Failures:
 
     def error(self, failure: Failure) -> RemoteOpError:
         """The error to raise; it counts as seen from now on."""
-        self._keep(failure)
+        error = self._error(failure)
         self._unseen.pop(failure.sequence, None)
+        return error
+
+    def _error(self, failure: Failure) -> RemoteOpError:
+        self._keep(failure)
         site = self._failed_sites.get(failure.sequence)
         issued = f"\n  issued by {site}" if site is not None else ""
         error = RemoteOpError(f"{failure.operation} failed at worker {self._worker}: {failure.error}{issued}")
@@ -50,24 +54,28 @@ class Failures:
             error.add_note(f"The worker's traceback:\n{failure.traceback.rstrip()}")
         return error
 
-    def take_unseen(self) -> RemoteOpError | None:
-        """One error for all that nobody saw: the first, with the others named in a note."""
+    def raise_unseen(self) -> None:
+        """Raise one error for all that nobody saw: the first, with the others named in a note."""
         unseen = list(self._unseen.values())
         if not unseen:
-            return None
-        first, *others = [self.error(failure) for failure in unseen]
+            return
+        first, *others = [self._error(failure) for failure in unseen]
         for other in others[:5]:
             first.add_note(f"Also: {other}")
         more = max(len(others) - 5, 0) + self._uncounted
         if more:
             first.add_note(f"and {more} more failures")
-        self.forget()
-        return first
+        try:
+            raise first
+        finally:
+            # Not before: interrupted until here, the error is still there to be seen.
+            self.forget([failure.sequence for failure in unseen])
 
-    def forget(self) -> None:
-        """What failed so far counts as seen."""
-        self._unseen.clear()
+    def forget(self, sequences: list[int] | None = None) -> None:
+        """These count as seen, or all that failed so far."""
         self._uncounted = 0
+        for sequence in list(self._unseen) if sequences is None else sequences:
+            self._unseen.pop(sequence, None)
 
     def _keep(self, failure: Failure) -> None:
         site = self._sites.get(failure.sequence)

@@ -6,6 +6,7 @@ from itertools import repeat
 
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.failures import Failures
+from ptrtensor.client.reference import Drop
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
 from ptrtensor.wire.messages import Batch
 
@@ -18,10 +19,11 @@ class Outbox:
     """
 
     def __init__(self, failures: Failures) -> None:
-        self.drops: deque[int] = deque()
-        """Destructors append here, and do nothing else."""
+        self.drops: deque[Drop] = deque()
+        """What died since; references append here by themselves."""
+        self.living: dict[int, Drop] = {}
         self.first = 0
-        self._dying: list[int] = []
+        self._dying: list[Drop] = []
         self._failures = failures
         self._commands: list[bytes] = []
         self._definitions: list[Instruction] = []
@@ -62,10 +64,16 @@ class Outbox:
         # In one C call: between two steps of Python the queue may grow, or an interruption fall.
         self._dying.extend(map(deque.popleft, repeat(self.drops, len(self.drops))))
         if self._dying:
-            command = DROP_HEADER.pack(DROP, len(self._dying)) + b"".join(map(NUMBER.pack, self._dying))
-            with self._order:
-                self._commands.append(command)
+            self.drop([drop.name for drop in self._dying])
+            for drop in self._dying:
+                self.living.pop(drop.name, None)
             self._dying = []
+
+    def drop(self, names: list[int]) -> None:
+        """Add the command that makes the worker forget these names; ones it does not know do no harm."""
+        command = DROP_HEADER.pack(DROP, len(names)) + b"".join(map(NUMBER.pack, names))
+        with self._order:
+            self._commands.append(command)
 
     def batch(self) -> tuple[Batch, bytes]:
         """All that is here as one message."""

@@ -1,28 +1,38 @@
 """A reference: one name at one worker, and its end."""
 
+import weakref
 from collections import deque
 from typing import Protocol
+
+
+class Drop(weakref.ref["Reference"]):
+    """What is left of a reference when it died: the name that the worker can forget."""
+
+    __slots__ = ("name",)
+
+    name: int
 
 
 class Holder(Protocol):
     """Where the names of dead references go."""
 
-    drops: deque[int]
+    drops: deque[Drop]
+    living: dict[int, Drop]
 
 
 class Reference:
     """Held by every pointer that stands for the value. When the last one dies the worker forgets the name.
 
-    Nothing is sent from here: the name leaves with a later batch.
+    Nothing is sent from here: the name leaves with a later batch. And nothing of Python runs, where Ctrl-C would be
+    swallowed: the callback is the `append` of a deque.
     """
 
-    __slots__ = ("_drop", "name", "spent")
+    __slots__ = ("__weakref__", "name", "spent")
 
     def __init__(self, holder: Holder, name: int) -> None:
         self.name = name
         self.spent: str | None = None
         """Set by get() and move(): what took the value away, and where."""
-        self._drop = holder.drops.append
-
-    def __del__(self) -> None:
-        self._drop(self.name)
+        drop = Drop(self, holder.drops.append)
+        drop.name = name
+        holder.living[name] = drop

@@ -91,4 +91,4 @@ def spend(pointer: Pointer, verb: str) -> None:
     if use_count(pointer) > 1 or sys.getrefcount(reference) > OWN_REFERENCES:
         worker.client.send(Hide(reference.name))
     else:
-        worker.client.drops.append(reference.name)
+        worker.client.drop(reference.name)

@@ -20,18 +20,26 @@ INTERRUPTED: Final = "the operation was interrupted; what it writes may be half 
 class Executor:
     def __init__(self, store: Store, randomness: Randomness) -> None:
         self.failures: list[Failure] = []
+        self.executed = 0
+        """The sequence number of the command that runs next."""
         self._store = store
         self._randomness = randomness
 
     def run(self, program: Program, fields: Fields, sequence: int) -> None:
-        """Run one command. A failure of it is kept, never raised."""
+        """Run one command. A failure of it is kept, never raised.
+
+        `executed` moves on as the operation begins: interrupted before, it is run when the command comes again
+        [P7.2]; interrupted after, it has failed.
+        """
         objects = self._store.objects
         try:
             args, kwargs = program.arguments(fields, objects)
         except KeyError:
             self._skip(program, fields, sequence)
+            self.executed = sequence + 1
             return
         try:
+            self.executed = sequence + 1
             if program.instruction.draws:
                 returned = self._draw(program, args, kwargs, int(fields[-2]))
             else:
@@ -40,20 +48,20 @@ class Executor:
             if not program.checked or program.restrides:
                 fresh = self._check(program, fresh)
             if len(fresh) > MAX_RESULTS:
-                raise UnsupportedOpError(f"{program.instruction.op} has {len(fresh)} results, more than {MAX_RESULTS}")
+                raise UnsupportedOpError(f"it has {len(fresh)} results, more than {MAX_RESULTS}")
+            name = int(fields[-1])
+            if program.instruction.expected is None:
+                written = [objects[int(fields[field])] for field in program.written_fields]
+                self._store.outcomes[name] = Outcome(fresh, [value for value in written if isinstance(value, Tensor)])
+            for value in fresh:
+                if value is not None:
+                    objects[name] = value
+                name += 1
         except BaseException as error:
-            self._fail(program, fields, Failure(sequence, program.describe(args, kwargs), *explain(error)))
+            if self.executed > sequence:
+                self._fail(program, fields, Failure(sequence, program.describe(args, kwargs), *explain(error)))
             if not isinstance(error, Exception):
                 raise
-            return
-        name = int(fields[-1])
-        if program.instruction.expected is None:
-            written = [objects[int(fields[field])] for field in program.written_fields]
-            self._store.outcomes[name] = Outcome(fresh, [value for value in written if isinstance(value, Tensor)])
-        for value in fresh:
-            if value is not None:
-                objects[name] = value
-            name += 1
 
     def poison(self, name: int, failure: Failure) -> None:
         """A value that could not be made, for a reason that is to be reported."""
@@ -129,8 +137,10 @@ class Executor:
 
     def _poison_results(self, program: Program, fields: Fields, failure: Failure) -> None:
         expected = program.instruction.expected
-        count = sum(program.stores) if expected is None else len(expected)
+        # At least one where the caller will ask, so that it hears of the failure.
+        count = max(1, sum(program.stores)) if expected is None else len(expected)
         for name in range(int(fields[-1]), int(fields[-1]) + count):
+            self._store.objects.pop(name, None)
             self._store.poisoned[name] = Poison(failure)
 
     def _written(self, program: Program, fields: Fields) -> set[int]:

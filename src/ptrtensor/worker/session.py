@@ -13,7 +13,18 @@ import msgspec
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import Flags, bytes_of, dense, isolated, meta_of, offset_of, read_flags, tensor_of, write_flags
+from ptrtensor._torch import (
+    DTYPES,
+    Flags,
+    bytes_of,
+    dense,
+    isolated,
+    meta_of,
+    offset_of,
+    read_flags,
+    tensor_of,
+    write_flags,
+)
 from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
@@ -74,7 +85,6 @@ class Session:
         self._executor = Executor(self.store, self._randomness)
         self._programs: dict[int, Program] = {}
         self._flags: Flags | None = None
-        self._sequence = 0
 
     def handle(self, message: ClientMessage, payload: memoryview) -> list[Reply]:
         """Answer one message.
@@ -134,7 +144,8 @@ class Session:
 
     def _configure(self, settings: Settings) -> None:
         flags: Flags = msgspec.structs.astuple(settings)
-        if not hasattr(torch, flags[0]) or flags[4] not in ("highest", "high", "medium"):
+        dtype = DTYPES.get(flags[0])
+        if dtype is None or not dtype.is_floating_point or flags[4] not in ("highest", "high", "medium"):
             raise ProtocolError("the client sent settings that torch does not have")
         self._flags = flags
 
@@ -156,9 +167,9 @@ class Session:
     def _run(self, batch: Batch, commands: memoryview) -> None:
         for instruction in batch.definitions:
             self._define(instruction)
-        if batch.first > self._sequence:
-            raise ProtocolError(f"the client skipped from command {self._sequence} to {batch.first}")
-        programs, run, drop = self._programs, self._executor.run, self.store.drop
+        if batch.first > self._executor.executed:
+            raise ProtocolError(f"the client skipped from command {self._executor.executed} to {batch.first}")
+        programs, executor, drop = self._programs, self._executor, self.store.drop
         sequence, offset, end = batch.first, 0, len(commands)
         while offset < end:
             try:
@@ -170,18 +181,17 @@ class Session:
                     names = commands[begin:offset].cast("Q") if offset <= end else None
                     if names is None:
                         raise ProtocolError("the client sent a batch that ends within a command")
-                    if sequence >= self._sequence:
-                        self._sequence = sequence + 1
+                    if sequence >= executor.executed:
                         for name in names:
                             drop(name)
+                        executor.executed = sequence + 1
                 else:
                     program = programs[number]
                     fields = program.layout.unpack_from(commands, offset)
                     offset += program.layout.size
                     # [P7.2]: what was run before an interruption is not run again.
-                    if sequence >= self._sequence:
-                        self._sequence = sequence + 1
-                        run(program, fields, sequence)
+                    if sequence >= executor.executed:
+                        executor.run(program, fields, sequence)
             except KeyError:
                 raise ProtocolError("the client used an instruction that it never defined") from None
             except (struct.error, ValueError, TypeError, OverflowError) as error:
@@ -200,7 +210,7 @@ class Session:
 
     def _acknowledge(self) -> Acknowledged:
         failures, self._executor.failures = self._executor.failures, []
-        return Acknowledged(self._sequence, failures)
+        return Acknowledged(self._executor.executed, failures)
 
     def _synchronize_device(self) -> None:
         if self._device.type == "cuda":
@@ -213,7 +223,7 @@ class Session:
         try:
             self.store.objects[put.name] = tensor_of(put.meta, payload).to(device)
         except Exception as error:  # out of memory, or strides that overlap
-            self._executor.poison(put.name, Failure(self._sequence, f"send {put.meta}", *explain(error)))
+            self._executor.poison(put.name, Failure(self._executor.executed, f"send {put.meta}", *explain(error)))
 
     def _fetch(self, fetch: Fetch) -> Reply:
         poison = self.store.poisoned.get(fetch.name)
@@ -227,7 +237,7 @@ class Session:
         try:
             return self._value(fetch.request, value)
         except Exception as error:
-            return Failed(fetch.request, Failure(self._sequence, "get", *explain(error))), None
+            return Failed(fetch.request, Failure(self._executor.executed, "get", *explain(error))), None
 
     def _value(self, request: int, tensor: Tensor) -> Reply:
         plain = dense(tensor).to(HOST)
@@ -247,7 +257,7 @@ class Session:
                 [extent_of(value) for value in outcome.written],
             )
         except UnsupportedOpError as error:
-            return Failed(describe.request, Failure(self._sequence, "result", *explain(error)))
+            return Failed(describe.request, Failure(self._executor.executed, "result", *explain(error)))
 
     # --- what is here
 
@@ -282,7 +292,7 @@ class Session:
         storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
         return Counters(
             request,
-            self._sequence,
+            self._executor.executed,
             len(tensors),
             sum(storages.values()),
             len(self.store.poisoned),
