@@ -21,7 +21,7 @@ from ptrtensor.tensor.transfer import send_tensor
 from ptrtensor.tensor.worker import devices
 from ptrtensor.transport.base import Transport
 from ptrtensor.transport.inprocess import InProcessTransport
-from ptrtensor.transport.process import WorkerProcess
+from ptrtensor.transport.process import START_SECONDS, WorkerProcess
 from ptrtensor.transport.sockets import SocketTransport, connect
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages
@@ -35,16 +35,19 @@ M = TypeVar("M", bound=nn.Module)
 FLUSH_SECONDS: Final = 0.004
 """How long the end of a batch may lie while the caller does something else."""
 
+GREETING_SECONDS: Final = 15.0
+"""How long somebody who took our connection may take to answer; a process that is starting gets longer."""
+
 Worker = tensor_worker.Worker
 
 
 class ConnectedWorker(Worker):
     """A worker at the other end of a transport."""
 
-    def __init__(self, id: str, transport: Transport, token: str = "") -> None:
+    def __init__(self, id: str, transport: Transport, token: str = "", seconds: float = GREETING_SECONDS) -> None:
         client = Client(transport, id, synchronous=os.environ.get("PTRTENSOR_SYNC") == "1", idle_seconds=FLUSH_SECONDS)
         try:
-            welcome = client.greet(str(torch.__version__), token)
+            welcome = client.greet(str(torch.__version__), token, seconds)
             super().__init__(id, client, welcome.compute_device)
         except BaseException:
             transport.close()
@@ -103,7 +106,9 @@ class ProcessWorker(ConnectedWorker):
     def __init__(self, id: str, compute_device: str = "cpu") -> None:
         self._process = WorkerProcess(id, compute_device)
         try:
-            super().__init__(id, SocketTransport(self._process.socket, f"worker {id}"), self._process.token)
+            super().__init__(
+                id, SocketTransport(self._process.socket, f"worker {id}"), self._process.token, START_SECONDS
+            )
         except BaseException:
             self._process.end()
             raise
@@ -130,7 +135,7 @@ class RemoteWorker(ConnectedWorker):
         if credentials is not None:
             raise UnsupportedOpError("this version connects on loopback only, without credentials")
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isascii() or not port.isdecimal():
             raise PtrTensorError(f"a worker's address is HOST:PORT, for instance 127.0.0.1:7700, not {address!r}")
         name = address if id is None else id
         super().__init__(name, connect(host.strip("[]"), int(port), f"worker {name}"))

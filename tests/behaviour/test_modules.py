@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -325,6 +326,73 @@ def test_everything_goes_there_and_comes_back(
         assert isinstance(found, nn.Parameter) == found.requires_grad, name
         check_tensor(found.detach(), wanted, at=name)
     assert len(list(module.parameters())) == 5, "the tied ones are one"
+
+
+def test_hooks_and_attributes_of_parameters_stay(
+    ways: tuple[Way, Callable[[nn.Module], nn.Module]], worker: pt.Worker
+) -> None:
+    """As with any `.to()`: who masks gradients by a hook, or marks a parameter, need not do it again."""
+    module = nn.Linear(2, 2)
+    calls: list[str] = []
+    module.weight.register_hook(lambda gradient: gradient * 0)
+    module.weight.register_post_accumulate_grad_hook(lambda parameter: calls.append("accumulated"))
+    marked: Any = module.weight
+    marked.no_weight_decay = True
+    for place, way in ((worker, lambda m: ways[0](m, worker)), (None, ways[1])):
+        way(module)
+        module.zero_grad()
+        step(module, (torch.ones(1, 2) if place is None else torch.ones(1, 2, device=place.device),))
+        gradient = module.weight.grad
+        assert gradient is not None and value(gradient).count_nonzero() == 0, "the hook masks the gradient"
+        assert calls.pop() == "accumulated" and not calls
+        assert marked.no_weight_decay
+
+
+def output_alive(module: nn.Module, x: Tensor) -> object:
+    return module(x)
+
+
+def view_alive(module: nn.Module, x: Tensor) -> object:
+    return next(iter(module[1].parameters())).view(-1)  # type: ignore[index]
+
+
+def weakly_referenced(module: nn.Module, x: Tensor) -> object:
+    return weakref.ref(module[1].weight_hh_l0)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("verb", ["send", "get", "move", "to", "cpu", "double"])
+@pytest.mark.parametrize("hold", [output_alive, view_alive, weakly_referenced])
+def test_parameters_that_something_holds_go_or_all_stay(
+    hold: Callable[[nn.Module, Tensor], object], verb: str, worker: pt.Worker, second_worker: pt.Worker
+) -> None:
+    """An output, a view or a weak reference may stand in the way: our own verbs do all or nothing then.
+
+    Torch's own `Module.to` stops half-way when a parameter cannot be exchanged; no value may be lost even so.
+    """
+    verbs: dict[str, Callable[[nn.Module], nn.Module]] = {
+        "send": lambda m: pt.send(m, worker),
+        "get": pt.get,
+        "move": lambda m: pt.move(m, second_worker),
+        "to": lambda m: m.to(second_worker.device),
+        "cpu": lambda m: m.cpu(),
+        "double": lambda m: m.double(),
+    }
+    module, x = nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 2)), torch.randn(2, 1, 3)
+    if verb != "send":
+        pt.send(module, worker)
+        x = pt.send(x, worker)
+    before = [value(parameter) for parameter in module.parameters()]
+    held_by = hold(module, x)
+    try:
+        verbs[verb](module)
+    except (RuntimeError, pt.PtrTensorError) as error:
+        if verb in ("send", "get", "move"):
+            assert "weight" in str(error), "which one stands in the way"
+            with torch.no_grad():
+                module(x)  # all of it is where it was
+    for parameter, expected in zip(module.parameters(), before, strict=True):
+        assert torch.equal(value(parameter).float(), expected), "nothing is lost"
+    del held_by
 
 
 def test_a_module_that_came_back_left_nothing(worker: pt.Worker) -> None:

@@ -72,7 +72,7 @@ class Client:
         self._replies: dict[int, tuple[Reply, memoryview]] = {}
         self._lost: PtrTensorError | None = None
         self._process = os.getpid()
-        self._writing = threading.RLock()
+        self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._flusher = Flusher(self.flush_idle, lambda: self._outbox.first, idle_seconds)
 
@@ -91,7 +91,7 @@ class Client:
             self.synchronize()
         elif len(self._outbox) >= FLUSH_IDLE:
             if len(self._outbox) >= FLUSH_BUSY or self._worker_is_idle():
-                self.flush()
+                self._flush_unless_busy()
         else:
             self._flusher.wake()
 
@@ -112,6 +112,13 @@ class Client:
         self._wait_for_room()
         with self._writing:
             self._send_batch()
+
+    def _flush_unless_busy(self) -> None:
+        """While another thread is uploading, commands may pile up; it or the flusher sends them after it."""
+        if self._writing.locked() and self._has_room():
+            self._flusher.wake()
+        else:
+            self.flush()
 
     def flush_idle(self) -> None:
         """The same, for the thread that looks after what the caller left lying; never raises."""
@@ -167,14 +174,13 @@ class Client:
 
     # --- the two ends of a session
 
-    def greet(self, torch_version: str, token: str) -> Welcome:
+    def greet(self, torch_version: str, token: str, seconds: float) -> Welcome:
         """The handshake [P1].
 
         :raises VersionMismatchError: the worker speaks another version, or runs another torch.
         """
         self._send(Hello(PROTOCOL_VERSION, __version__, torch_version, token), None)
-        while not self._transport.events:
-            self._transport.wait()
+        self._transport.wait(seconds)
         message = self._transport.events.popleft().message
         if isinstance(message, Refused):
             self._lost = refusal(message, self.worker)

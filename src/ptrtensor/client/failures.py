@@ -30,8 +30,8 @@ class Failures:
     def acknowledge(self, sequence: int, failures: list[Failure]) -> None:
         """Forget the lines of what has run; keep those of what failed."""
         for failure in failures:
+            self._keep(failure)
             if len(self._unseen) < MAX_UNSEEN:
-                self._keep(failure)
                 self._unseen[failure.sequence] = failure
             else:
                 self._uncounted += 1

@@ -52,7 +52,7 @@ class Inference:
         :raises Unpredictable: the result depends on values.
         :raises Exception: what torch raises for such arguments, anywhere.
         """
-        if operation.returns_scalar or operation.shaped_by_content:
+        if operation.returns_scalar or operation.shaped_by_content or operation.only_checks:
             raise Unpredictable
         with self._lock, isolated(), quiet():
             if self._mode is None:

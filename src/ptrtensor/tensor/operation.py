@@ -82,6 +82,11 @@ class Operation:
         return Kind.SCALAR in self.kinds
 
     @property
+    def only_checks(self) -> bool:
+        """It returns and writes nothing, so no value hangs on it: whether it failed must be asked."""
+        return not self.kinds and not self.written_keywords
+
+    @property
     def returns_one(self) -> bool:
         return self.kinds == [Kind.FRESH]
 

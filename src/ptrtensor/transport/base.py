@@ -27,8 +27,8 @@ class Transport(Protocol):
         :raises WorkerLostError: the worker is gone.
         """
 
-    def wait(self) -> None:
-        """Return when `events` is not empty.
+    def wait(self, seconds: float | None = None) -> None:
+        """Return when `events` is not empty; give the worker up if it says nothing for so long.
 
         :raises WorkerLostError: the worker is gone.
         :raises ProtocolError: the worker broke the protocol.

@@ -42,7 +42,7 @@ class InProcessTransport:
         for reply, answer in self._handle(message, copied(payload)):
             self.events.append(Event(reply, copied(answer)))
 
-    def wait(self) -> None:
+    def wait(self, seconds: float | None = None) -> None:
         if not self.events:
             raise WorkerLostError("the worker did not answer")
 
@@ -75,7 +75,7 @@ class LoopbackTransport:
                 for part in encode(reply, answer):
                     self._client.receive_data(part)
 
-    def wait(self) -> None:
+    def wait(self, seconds: float | None = None) -> None:
         if not self.events:
             raise WorkerLostError("the worker did not answer")
 

@@ -37,8 +37,8 @@ class RecordingTransport:
             self._lines.append(f"{type(message).__name__}")
         self._inner.send(message, payload)
 
-    def wait(self) -> None:
-        self._inner.wait()
+    def wait(self, seconds: float | None = None) -> None:
+        self._inner.wait(seconds)
 
     def poll(self) -> None:
         self._inner.poll()

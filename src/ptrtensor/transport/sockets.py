@@ -90,10 +90,11 @@ class Stream:
         connection.advance()
         return True
 
-    def wait(self, *, readable: bool, writable: bool) -> None:
+    def wait(self, *, readable: bool, writable: bool, seconds: float | None = None) -> None:
         poller = select.poll()
         poller.register(self.socket, (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0))
-        poller.poll()
+        if not poller.poll(None if seconds is None else seconds * 1000):
+            raise TimeoutError(f"it said nothing for {seconds:g} s")
 
     def close(self) -> None:
         self.socket.close()
@@ -128,7 +129,7 @@ class SocketTransport:
         except (OSError, EOFError) as error:
             self._lose(error)
 
-    def wait(self) -> None:
+    def wait(self, seconds: float | None = None) -> None:
         if self._stream.has_unsent:  # an interrupted `send` left it
             with self._sending:
                 self._send_all()
@@ -137,7 +138,7 @@ class SocketTransport:
                 self._check()
                 try:
                     if not self._stream.read(self._connection) and not self.events:
-                        self._stream.wait(readable=True, writable=False)
+                        self._stream.wait(readable=True, writable=False, seconds=seconds)
                 except (OSError, EOFError) as error:
                     self._lose(error)
 

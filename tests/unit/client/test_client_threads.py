@@ -87,7 +87,8 @@ def test_order_and_answers(kind: str, impatient: None) -> None:
             assert fetch(client, names[place]) == value
 
         together(calculate)
-        assert served._executor.executed == THREADS * ROUNDS * 3
+        counters, _ = client.request(messages.Statistics, messages.Counters)
+        assert counters.commands == THREADS * ROUNDS * 3
         assert not client._replies and not client._awaited
 
 

@@ -33,6 +33,9 @@ PLACES = [(kind, file) for kind, files in FILES.items() for file in files]
 MANY = 5
 """So many places that fail are enough to see."""
 
+SWALLOWED = 3
+"""Python swallows what is raised in a generator that is closed; so many places in a row without effect are the end."""
+
 HERE = CallSite(bytes_of.__code__, 1)
 Act = Callable[["Program"], None]
 
@@ -43,7 +46,7 @@ class Program:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.done = self.tried = 0
-        self.failed = self.failing = 0
+        self.failed = 0
         self._hand = ByHand()  # for its instructions only
         self.total = self.put(0.0)
         self._add, _ = self._hand.define(aten.add_.Tensor, At(0), Field(1))
@@ -69,7 +72,6 @@ class Program:
 
     def fail(self) -> None:
         _, command = self._hand.command((self._wrong, []), self.client.reserve())
-        self.failing += 1
         self.client.post(self._wrong, command, HERE)
         self.failed += 1
 
@@ -160,16 +162,19 @@ def try_place(kind: str, within: str, act: Act, at: int) -> tuple[bool, str]:
     return bool(reached and reached[0]), wrong
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize(("kind", "within"), PLACES)
 def test_every_place(kind: str, within: str, act: str) -> None:
     broken: dict[int, str] = {}
-    for at in itertools.count(1):
-        again, wrong = try_place(kind, within, ACTS[act], at)
+    at = last = 0
+    while at <= last + SWALLOWED and len(broken) < MANY:
+        at += 1
+        reached, wrong = try_place(kind, within, ACTS[act], at)
+        if reached:
+            last = at
         if wrong:
             broken[at] = wrong
-        if not again or len(broken) >= MANY:
-            break
     assert not broken
 
 
@@ -191,13 +196,16 @@ def test_a_failure_is_not_lost(kind: str, within: str) -> None:
                     program.client.synchronize()
                 except RemoteOpError:
                     seen += 1
+                except InterruptError as interruption:
+                    seen += isinstance(interruption.__context__, RemoteOpError)  # shown along with it
+                    raise
 
             again = interrupted(act, at, within)
             try:
                 client.synchronize()
             except RemoteOpError:
                 seen += 1
-            if not program.failed <= seen <= program.failing:
+            if seen < program.failed:
                 lost.append(at)
         if not again:
             break

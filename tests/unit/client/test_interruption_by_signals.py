@@ -11,10 +11,11 @@ import contextlib, faulthandler, random, signal, time
 import torch
 import ptrtensor as pt
 
-INTERRUPTS, SECONDS = 250, 10.0
+INTERRUPTS, SECONDS = 200, 8.0
 faulthandler.dump_traceback_later(60, exit=True)
 dice = random.Random(1)
 interrupts = rounds = halves = 0
+armed = False
 
 
 class Sum:
@@ -37,25 +38,9 @@ class Sum:
 
 def interrupt(signum, frame):
     global interrupts
-    interrupts += 1
-    raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def interruptions():
-    # Repeated, because Python swallows those that fall into a destructor.
-    try:
-        signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00005, 0.02), 0.02)
-        yield
-    except KeyboardInterrupt:
-        pass
-    finally:
-        while True:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                break
-            except KeyboardInterrupt:
-                pass
+    if armed:
+        interrupts += 1
+        raise KeyboardInterrupt
 
 
 with contextlib.closing({kind}(id="bob")) as worker:
@@ -66,13 +51,18 @@ with contextlib.closing({kind}(id="bob")) as worker:
     signal.signal(signal.SIGALRM, interrupt)
     end = time.monotonic() + SECONDS
     while interrupts < INTERRUPTS and time.monotonic() < end:
-        with interruptions():
+        try:
+            # It comes again and again, because Python swallows what is raised in a destructor.
+            signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00005, 0.02), 0.02)
+            armed = True
             while True:
                 total.add(12)
                 assert pt.get(pt.send(torch.ones(3), worker)).tolist() == [1, 1, 1]
                 with torch.no_grad():
                     total.check()
                 rounds += 1
+        except KeyboardInterrupt:
+            armed = False
         try:
             total.check()
         except pt.errors.RemoteOpError as error:
@@ -81,6 +71,7 @@ with contextlib.closing({kind}(id="bob")) as worker:
             halves += 1
             total = Sum()
             worker.recover()
+    signal.setitimer(signal.ITIMER_REAL, 0)
     total.add(3)
     total.check()
     del weight, total
