@@ -66,10 +66,10 @@ class ScriptedTransport:
         elif isinstance(message, messages.Synchronize | messages.Bye):
             self.answer(messages.Done(message.request))
 
-    def wait(self) -> None:
+    def wait(self, seconds: float | None = None) -> None:
         self.waiting.set()
         with self._arrived:
-            if not self._arrived.wait_for(lambda: self.events or self.closed, WAIT_SECONDS):
+            if not self._arrived.wait_for(lambda: self.events or self.closed, seconds or WAIT_SECONDS):
                 raise WorkerLostError("the test gave no answer")
         if not self.events:
             raise WorkerLostError("closed")
@@ -126,7 +126,7 @@ def connected(kind: str, idle_seconds: float = 0.002) -> Iterator[tuple[Client, 
     served = session()
     with TRANSPORTS[kind](served) as transport:
         client = Client(transport, "bob", synchronous=False, idle_seconds=idle_seconds)
-        client.greet(served._identity.torch, "")
+        client.greet(served._identity.torch, "", WAIT_SECONDS)
         try:
             yield client, served
         finally:

@@ -35,9 +35,7 @@ def run_python(code: str) -> str:
 
 
 def attributes() -> dict[str, object]:
-    return {
-        f"{place}.{name}": value for place, owner in PATCHABLE.items() for name, value in vars(owner).items()
-    }
+    return {f"{place}.{name}": value for place, owner in PATCHABLE.items() for name, value in vars(owner).items()}
 
 
 def changes_since(before: dict[str, object]) -> list[str]:
@@ -91,9 +89,7 @@ def described(value: object) -> str:
     if not isinstance(value, torch.Tensor):
         return f"{type(value)} {value}"
     bits = value.detach().contiguous().flatten().view(torch.uint8).tolist()
-    return (
-        f"{type(value)} {value!r} {value.dtype} {value.shape} {value.stride()} {value.requires_grad} {bits}"
-    )
+    return f"{type(value)} {value!r} {value.dtype} {value.shape} {value.stride()} {value.requires_grad} {bits}"
 
 
 def plain_program() -> str:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
-from torch.utils._device import DeviceContext
 
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.wire.metadata import ITEM_BYTES, TensorMeta, intern
@@ -153,6 +152,16 @@ class isolated:
         self._function.__exit__(kind, error, trace)
 
 
+def is_tracing() -> bool:
+    """Whether operations are being recorded into a graph, which would hold a pointer's values as constants."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
+def has_dual_level() -> bool:
+    """Whether forward-mode differentiation is under way."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
 def in_backward() -> bool:
     """Whether this thread is inside a backward pass."""
     return torch._C._current_graph_task_id() != -1
@@ -171,6 +180,14 @@ def native_function(
 ) -> object:
     """Call `func` as torch does for a class without `__torch_function__`."""
     return torch._C._disabled_torch_function_impl(func, types, args, kwargs)
+
+
+def as_subclass_of(cls: type[Tensor], func: Callable[..., object], made: object) -> object:
+    """What torch's own `__torch_function__` makes of a result: tensors of the class, where that is meant."""
+    if func in torch.overrides.get_default_nowrap_functions():
+        return made
+    converted: object = torch._tensor._convert(made, cls)
+    return converted
 
 
 def answered(getter: Callable[[Any], object]) -> Any:
@@ -212,6 +229,30 @@ def on_gradient(tensor: Tensor, act: Callable[[Tensor], None]) -> None:
 def swap(first: Tensor, second: Tensor) -> None:
     """Exchange what two Python objects are; whoever holds the one holds the other's value after it."""
     torch.utils.swap_tensors(first, second)
+
+
+def is_exchangeable(parameter: Tensor) -> bool:
+    """Whether `swap` will take it: nobody in C++ holds it but the node that accumulates its gradient."""
+    owners = use_count(parameter)
+    if owners == 1:
+        return True
+    if owners > 2 or not parameter.requires_grad:
+        return False
+    edge = torch.autograd.graph.get_gradient_edge(parameter)  # makes the node, if that is not the other owner
+    return edge is not None and use_count(parameter) == 2
+
+
+def take_over_hooks(tensor: Tensor) -> Callable[[Tensor], None]:
+    """Remember the hooks of a leaf; the result puts them on what the leaf is later."""
+    hooks, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+
+    def restore(leaf: Tensor) -> None:
+        if hooks:
+            leaf._backward_hooks = hooks
+        if after:
+            leaf._post_accumulate_grad_hooks = after
+
+    return restore
 
 
 # --- randomness
@@ -350,7 +391,7 @@ def kernel_library() -> torch.library.Library:
     return torch.library.Library("aten", "IMPL")  # noqa: TOR901
 
 
-def register_kernel(library: torch.library.Library, op: OpOverload[..., object], kernel: Callable[..., Tensor]) -> None:
+def register_kernel(library: torch.library.Library, op: OpOverload[..., object], kernel: Callable[..., object]) -> None:
     library.impl(op, kernel, DISPATCH_KEY)
 
 
@@ -363,12 +404,13 @@ def register_device_module(module: ModuleType) -> None:
 
 
 def insert_mode(mode: TorchFunctionMode) -> None:
-    """Put a mode below all others but the device context, which torch keeps at the bottom.
+    """Put a mode below all others but that of `set_default_device`, which torch keeps at the bottom.
 
     There no other mode's `with` can pop it by mistake, whatever order they are left in.
     """
     stack = _take_modes()
-    place = 1 if stack and isinstance(stack[0], DeviceContext) else 0
+    default_device = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    place = 1 if stack and stack[0] is default_device else 0
     _put_modes([*stack[:place], mode, *stack[place:]])
 
 

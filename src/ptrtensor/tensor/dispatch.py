@@ -10,9 +10,9 @@ from typing import Final
 import torch
 from torch._ops import OpOverload
 
-from ptrtensor._torch import bump_versions, decompose, offset_of, set_metadata
+from ptrtensor._torch import bump_versions, decompose, is_tracing, offset_of, set_metadata
 from ptrtensor.client.reference import Reference
-from ptrtensor.errors import PtrTensorError
+from ptrtensor.errors import PtrTensorError, UnsupportedOpError
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.cache import Change, Extent, Prediction
 from ptrtensor.tensor.infer import Unpredictable, inferences
@@ -33,6 +33,11 @@ ALIAS: Final = torch.ops.aten.alias.default
 
 def dispatch(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
     """Run one operation on pointers."""
+    if is_tracing():
+        raise UnsupportedOpError(
+            f"{op} on a pointer is being traced (make_fx, torch.func.linearize): the graph would hold its values as "
+            "constants. Trace with local tensors and call the result with pointers"
+        )
     handler = handlers.get(op)
     if handler is not None:
         return handler(op, args, kwargs, wrap)
@@ -147,6 +152,9 @@ def renamed(call: Call, places: list[int], wrap: Wrap) -> Call:
             alias = run(operations[ALIAS], (pointer,), {}, wrap)
             assert isinstance(alias, Pointer)
             pointer._reference = alias._reference
+            tags, description = pointer.__dict__.get("_tags", ()), pointer.__dict__.get("_description", "")
+            if tags or description:
+                alias._worker.client.send(messages.Annotate(alias._reference.name, tags, description))
     return Call(call.operation, call.args, call.kwargs, call.worker) if places else call
 
 

@@ -30,7 +30,8 @@ class Factories:
         self._library = kernel_library()
         for op in factory_ops():
             register_kernel(self._library, op, factory(op, wrap))
-        register_kernel(self._library, torch.ops.aten._copy_from.default, crossing(wrap))
+        for op in (torch.ops.aten._copy_from.default, torch.ops.aten._local_scalar_dense.default):
+            register_kernel(self._library, op, crossing(op, wrap))
 
 
 def factory(op: OpOverload[..., object], wrap: Wrap) -> Callable[..., Tensor]:
@@ -48,12 +49,10 @@ def factory(op: OpOverload[..., object], wrap: Wrap) -> Callable[..., Tensor]:
     return kernel
 
 
-def crossing(wrap: Wrap) -> Callable[..., Tensor]:
-    """The kernel that torch calls for `torch.tensor(values, device=bob.device)`, with dispatch to Python off."""
+def crossing(op: OpOverload[..., object], wrap: Wrap) -> Callable[..., object]:
+    """What torch calls for `torch.tensor(values, device=bob.device)` and `torch.tensor([p, q])`, with Python off."""
 
-    def kernel(*args: object, **kwargs: object) -> Tensor:
-        target = dispatch(torch.ops.aten._copy_from.default, args, kwargs, wrap)
-        assert isinstance(target, Tensor)
-        return target
+    def kernel(*args: object, **kwargs: object) -> object:
+        return dispatch(op, args, kwargs, wrap)
 
     return kernel

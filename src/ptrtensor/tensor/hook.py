@@ -1,5 +1,6 @@
 """`TorchHook`: the tutorial's spelling, `torch.tensor(...).send(bob)`, without patching torch (F6)."""
 
+import copy
 from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Final, Self
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ptrtensor._torch import insert_mode, remove_mode
+from ptrtensor._torch import as_subclass_of, insert_mode, native_function, remove_mode
 from ptrtensor.tensor.local import LocalWorker, local_worker
 from ptrtensor.tensor.pointer import PointerTensor, wrap
 from ptrtensor.tensor.transfer import send_tensor
@@ -29,6 +30,26 @@ class SendableTensor(Tensor):
     def send(self, worker: Worker) -> PointerTensor:
         """See `ptrtensor.send`."""
         return sent(self, worker)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., object],
+        types: tuple[type, ...],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        made = native_function(func, types, args, kwargs or {})
+        if type(made) is Tensor and made.is_leaf and made.requires_grad:
+            return sendable(made)
+        return as_subclass_of(cls, func, made)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Tensor:
+        copied = memo[id(self)] = sendable(copy.deepcopy(plain(self), memo))
+        return copied
+
+    def __format__(self, format_spec: str) -> str:
+        return format(plain(self), format_spec)
 
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         return repr(plain(self))

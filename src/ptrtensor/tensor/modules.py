@@ -1,8 +1,13 @@
 """Whole modules, in place: parameters stay the same Python objects, tied ones tied (D4)."""
 
+import weakref
 from collections.abc import Callable
 
 from torch import Tensor, nn
+
+from ptrtensor._torch import is_exchangeable, take_over_hooks
+from ptrtensor.errors import UnsupportedOpError
+from ptrtensor.tensor.copying import OWN_STATE
 
 
 def convert(module: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Callable[[Tensor], bool]) -> None:
@@ -11,7 +16,10 @@ def convert(module: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Call
     `Module._apply` is what `.to()` goes through as well: it exchanges what the parameters are and keeps the objects,
     so an optimizer that was made before goes on working; and modules that keep their weights in some other form
     (recurrent ones) bring it up to date there.
+
+    :raises UnsupportedOpError: something else holds a parameter; the module is then as it was.
     """
+    check_free(module, stays)
     moved: dict[int, tuple[Tensor, Tensor]] = {}
 
     def convert_once(tensor: Tensor) -> Tensor:
@@ -21,4 +29,34 @@ def convert(module: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Call
             moved[id(tensor)] = tensor, transfer(tensor.detach())
         return moved[id(tensor)][1]
 
+    kept = [Kept(parameter) for parameter in module.parameters()]
     module._apply(convert_once)
+    for each in kept:
+        each.restore()
+
+
+class Kept:
+    """What users attached to a parameter: hooks and attributes. Exchanging the tensors would leave them behind."""
+
+    def __init__(self, parameter: nn.Parameter) -> None:
+        self._parameter = parameter
+        self._restore_hooks = take_over_hooks(parameter)
+        self._attributes = {name: value for name, value in parameter.__dict__.items() if name not in OWN_STATE}
+
+    def restore(self) -> None:
+        self._restore_hooks(self._parameter)
+        self._parameter.__dict__.update(self._attributes)
+
+
+def check_free(module: nn.Module, stays: Callable[[Tensor], bool]) -> None:
+    """Torch exchanges a parameter only if nothing else holds it, and would stop half-way through the module."""
+    own = {id(reference) for part in module.modules() for reference in getattr(part, "_flat_weight_refs", ())}
+    for name, parameter in module.named_parameters():
+        if stays(parameter):
+            continue
+        watched = any(id(reference) not in own for reference in weakref.getweakrefs(parameter))
+        if watched or not is_exchangeable(parameter):
+            what = "a weak reference" if watched else "an output that was computed with it, or a view of it,"
+            raise UnsupportedOpError(
+                f"the parameter {name!r} cannot change places while {what} is alive: let go of that first (del output)"
+            )

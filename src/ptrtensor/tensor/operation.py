@@ -10,11 +10,17 @@ from ptrtensor._torch import aliases, decomposes, has_tag, op_arguments, op_name
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.wire.limits import NAMESPACES
 
-INDEXING: Final = frozenset(
-    {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index"}
-    | {"aten::_unsafe_index_put", "aten::_pack_padded_sequence", "aten::_pack_padded_sequence_backward"}
-)
-"""Operations that take index tensors from main memory on any device, as CUDA does."""
+LOCAL_ARGUMENTS: Final = {
+    "aten::index": ("indices",),
+    "aten::index_put": ("indices",),
+    "aten::index_put_": ("indices",),
+    "aten::_index_put_impl_": ("indices",),
+    "aten::_unsafe_index": ("indices",),
+    "aten::_unsafe_index_put": ("indices",),
+    "aten::_pack_padded_sequence": ("lengths",),
+    "aten::_pack_padded_sequence_backward": ("batch_sizes",),
+}
+"""Arguments that may be tensors in main memory on any device, as on CUDA."""
 
 SHAPED_BY_CONTENT: Final = frozenset({"aten::_pack_padded_sequence"})
 """Operations whose result depends on the values of a local argument: only the worker can know."""
@@ -44,7 +50,7 @@ class Operation:
         self.name = op_name(op)
         packet = op._schema.name
         self.draws = has_tag(op, "nondeterministic_seeded")
-        self.takes_local_indices = packet in INDEXING
+        self.local_arguments = LOCAL_ARGUMENTS.get(packet, ())
         self.shaped_by_content = packet in SHAPED_BY_CONTENT
         # Their results do not depend on the value of a number, only on its type (D6).
         self.numbers_are_fields = has_tag(op, "pointwise") or packet.startswith("aten::_foreach_")

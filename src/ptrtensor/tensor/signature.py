@@ -88,6 +88,8 @@ class Call:
             self._read(value)
         if len(self.pointers) > 1:
             self._read_identities()
+        if self.locals:
+            self._check_locals()
 
     def _read(self, value: object) -> None:
         key = self.key
@@ -151,13 +153,23 @@ class Call:
             )
 
     def _read_local(self, value: Tensor) -> None:
-        """What CUDA lets mix: a number in a 0-dim tensor, and indices, from main memory."""
-        if value.device.type != "cpu" or not (value.dim() == 0 or self.operation.takes_local_indices):
-            raise local_tensor(self.operation, self.args, self.kwargs, value)
         self.key += (LOCAL, meta_of(value))
         self.locals.append((len(self.fields), value))
         self.fields.append(0)
         self.pointers.append(None)
+
+    def _check_locals(self) -> None:
+        """What CUDA lets mix: a number in a 0-dim tensor, and indices, from main memory; both only to be read (D3)."""
+        operation = self.operation
+        given = [*zip(operation.argument_names, self.args, strict=False), *self.kwargs.items()]
+        for name, value in given:
+            for item in value if isinstance(value, list | tuple) else (value,):
+                if not isinstance(item, Tensor) or isinstance(item, Pointer):
+                    continue
+                is_number = item.device.type == "cpu" and item.dim() == 0
+                is_index = item.device.type == "cpu" and name in operation.local_arguments
+                if name in operation.written_keywords or not (is_number or is_index):
+                    raise local_tensor(operation, self.args, self.kwargs, item)
 
     def _adopt(self, pointer: Pointer) -> None:
         if self.worker is not None:

@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import on_gradient, raw_grad, set_raw_grad, use_count
+from ptrtensor._torch import has_dual_level, on_gradient, raw_grad, set_raw_grad, use_count
 from ptrtensor.errors import SpentPointerError, UnsupportedOpError
 from ptrtensor.tensor.autograd import apply_get, apply_move, apply_send
 from ptrtensor.tensor.base import Pointer, Wrap
@@ -25,6 +25,10 @@ def send_tensor(tensor: Tensor, worker: Worker, wrap: Wrap) -> Pointer:
         raise UnsupportedOpError(
             f"this is a pointer to worker {tensor._worker.id} already: use move() to take it to {worker.id}"
         )
+    if has_dual_level():
+        there = tensor.to(worker.device)  # torch's own way carries tangents
+        assert isinstance(there, Pointer)
+        return there
     if not tensor.is_leaf:
         return apply_send(tensor, worker, wrap)
     with torch.no_grad():
@@ -38,8 +42,8 @@ def send_tensor(tensor: Tensor, worker: Worker, wrap: Wrap) -> Pointer:
 def get_pointer(pointer: Pointer, wrap: Wrap) -> Tensor:
     """Fetch the value and take it away from the worker; a leaf gives a leaf with its gradient."""
     check_usable(pointer)
-    if not pointer.is_leaf:
-        tensor = apply_get(pointer, wrap)
+    if has_dual_level() or not pointer.is_leaf:
+        tensor = pointer.cpu() if has_dual_level() else apply_get(pointer, wrap)
         spend(pointer, "get()")
         return tensor
     with torch.no_grad():
@@ -58,8 +62,9 @@ def move_pointer(pointer: Pointer, worker: Worker, wrap: Wrap) -> Pointer:
     check_usable(pointer)
     if pointer._worker is worker:
         return pointer
-    if not pointer.is_leaf:
-        moved = apply_move(pointer, worker, wrap)
+    if has_dual_level() or not pointer.is_leaf:
+        moved = pointer.to(worker.device) if has_dual_level() else apply_move(pointer, worker, wrap)
+        assert isinstance(moved, Pointer)
         spend(pointer, "move()")
         return moved
     with torch.no_grad():

@@ -19,7 +19,9 @@ class Transport(Protocol):
     may be called again: nothing is lost, and at worst an event arrives twice.
     """
 
-    events: deque[Event[WorkerMessage]]
+    @property
+    def events(self) -> deque[Event[WorkerMessage]]:
+        """What has arrived."""
 
     def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
         """Hand over one message; when it returns the payload may be changed again.

@@ -70,7 +70,11 @@ class Executor:
 
     def _draw(self, program: Program, args: list[object], kwargs: dict[str, object], seed: int) -> object:
         if program.takes_generator:
-            return program.kernel(*args, **kwargs, generator=self._randomness.generator(seed))
+            generator = self._randomness.generator(seed)
+            if program.generator_position < len(args):
+                args[program.generator_position] = generator
+                return program.kernel(*args, **kwargs)
+            return program.kernel(*args, **kwargs, generator=generator)
         with self._randomness.as_default(seed):
             return program.kernel(*args, **kwargs)
 

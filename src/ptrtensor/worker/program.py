@@ -71,6 +71,7 @@ class Program:
         names = [argument.name for argument in arguments]
         written = {argument.name for argument in arguments if writes(argument)}
         self.takes_generator = instruction.draws and "generator" in names
+        self.generator_position = names.index("generator") if self.takes_generator else -1
         self.stores = [not writes(result) for result in returns]
         self.views = any(result.alias_info is not None and not writes(result) for result in returns)
         self.lists = [type_name(result).startswith("List[") for result in returns]

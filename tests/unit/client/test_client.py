@@ -62,6 +62,8 @@ def failure(sequence: int, error: str = "RuntimeError: no") -> Failure:
 @contextlib.contextmanager
 def client_of(transport: ScriptedTransport, idle_seconds: float = NEVER) -> Iterator[Client]:
     client = Client(transport, "bob", synchronous=False, idle_seconds=idle_seconds)
+    if idle_seconds == NEVER:
+        client._flusher.stop()
     try:
         yield client
     finally:
@@ -367,7 +369,7 @@ def test_lines_of_failures_do_not_pile_up(client: Client, transport: ScriptedTra
 def test_greeting(client: Client, transport: ScriptedTransport) -> None:
     welcome = messages.Welcome(PROTOCOL_VERSION, __version__, "2.13", "bob", "epoch", "cpu")
     transport.answer(welcome)
-    assert client.greet("2.13.0", "token") == welcome
+    assert client.greet("2.13.0", "token", WAIT_SECONDS) == welcome
     assert transport.sent == [messages.Hello(PROTOCOL_VERSION, __version__, "2.13.0", "token")]
 
 
@@ -384,7 +386,12 @@ def test_a_greeting_that_fails(
 ) -> None:
     transport.answer(reply)
     with pytest.raises(error):
-        client.greet("2.13.0", "")
+        client.greet("2.13.0", "", WAIT_SECONDS)
+
+
+def test_a_greeting_that_nobody_answers(client: Client) -> None:
+    with pytest.raises(WorkerLostError):
+        client.greet("2.13.0", "", 0.01)
 
 
 def test_a_worker_that_refuses_later(client: Client, transport: ScriptedTransport) -> None:

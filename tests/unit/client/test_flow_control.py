@@ -29,6 +29,7 @@ def transport() -> ScriptedTransport:
 def client(transport: ScriptedTransport, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setattr(client_module, "MAX_IN_FLIGHT", LIMIT)
     client = Client(transport, "bob", synchronous=False, idle_seconds=NEVER)
+    client._flusher.stop()
     yield client
     transport.close()
     with contextlib.suppress(PtrTensorError):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_samples import (
     EVERY_ARGUMENT,
@@ -434,6 +434,9 @@ def test_memory_is_not_shared_with_a_forked_child(size: int) -> None:
 
 # --- properties
 
+CALM = settings(deadline=None)
+"""A busy machine is no bug."""
+
 
 def text(size: int = 20) -> st.SearchStrategy[str]:
     return st.text(max_size=size)
@@ -484,6 +487,7 @@ def pieces(data: bytes, cuts: list[int]) -> Iterator[bytes]:
         yield data[begin:end]
 
 
+@CALM
 @given(st.lists(client_messages(), min_size=1, max_size=6), st.lists(st.integers(0, 10_000), max_size=10))
 def test_what_a_client_says_arrives_however_it_is_split(samples: list[Sample], cuts: list[int]) -> None:
     connection = at_worker()
@@ -493,6 +497,7 @@ def test_what_a_client_says_arrives_however_it_is_split(samples: list[Sample], c
     assert not connection.cut
 
 
+@CALM
 @given(st.lists(worker_messages(), min_size=1, max_size=6), st.lists(st.integers(0, 10_000), max_size=10))
 def test_what_a_worker_says_arrives_however_it_is_split(samples: list[Sample], cuts: list[int]) -> None:
     connection = at_client()
@@ -513,16 +518,19 @@ def survive(connection: Either, data: bytes) -> None:
 ENDS: list[Callable[[], Either]] = [worker_connection, client_connection, at_worker, at_client]
 
 
+@CALM
 @given(st.sampled_from(ENDS), st.binary(max_size=400))
 def test_random_bytes_raise_nothing_else(end: Callable[[], Either], data: bytes) -> None:
     survive(end(), data)
 
 
+@CALM
 @given(st.sampled_from(ENDS), st.binary(max_size=200), st.binary(max_size=50))
 def test_random_messages_raise_nothing_else(end: Callable[[], Either], body: bytes, payload: bytes) -> None:
     survive(end(), raw_frame(body, payload))
 
 
+@CALM
 @given(
     st.sampled_from(LATER),
     st.lists(st.tuples(st.integers(16, 500), st.integers(0, 255)), min_size=1, max_size=4),
