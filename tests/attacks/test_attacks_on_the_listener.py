@@ -15,6 +15,7 @@ import torch
 from hostile import HELLO, Client, Listener, listening
 from wire_samples import META, command, drop, frame, header, raw_frame
 
+import ptrtensor as pt
 from ptrtensor.version import __version__
 from ptrtensor.wire.instruction import (
     Argument,
@@ -591,6 +592,15 @@ def test_flags_and_generators_of_a_session_are_its_own(listener: Listener, greet
     assert isinstance(value, Value)
     assert value.meta is not None
     assert value.meta.dtype == "float64"
+
+
+def test_a_message_that_is_too_long_costs_its_sender_no_session(listener: Listener) -> None:
+    with contextlib.closing(pt.RemoteWorker(f"127.0.0.1:{listener.port}")) as worker:
+        pointer = pt.send(torch.ones(2), worker)
+        with pytest.raises(pt.PtrTensorError, match="bytes"):
+            pointer.describe("x" * (MAX_MESSAGE_BYTES + 1))
+        assert pt.get(pointer).tolist() == [1.0, 1.0]
+    listener.check_it_still_serves()
 
 
 # --- clients that take no part

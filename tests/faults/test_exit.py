@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from child_processes import ENVIRONMENT, SECONDS, run, start, until_gone
+from child_processes import ENVIRONMENT, SECONDS, run, start, until, until_gone
 
 FAILING = """
 import sys, torch, ptrtensor as pt
@@ -209,7 +209,7 @@ def test_ctrl_c_while_a_worker_starts() -> None:
     """)
     with program:
         worker = int(program.says("worker "))
-        time.sleep(0.4)  # it imports torch, which takes longer
+        until(lambda: "libtorch" in Path(f"/proc/{worker}/maps").read_text(), "the worker to import torch")
         program.interrupt()
         program.says("interrupted")
         assert program.ends() == 0

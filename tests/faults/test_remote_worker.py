@@ -201,7 +201,7 @@ def test_what_a_client_held_is_freed_when_it_dies_and_others_lose_nothing(
         assert resident_bytes(listener.process.pid) > before + 96 * MEBI
         os.kill(program.pid, signal.SIGKILL)
         assert program.ends() == -signal.SIGKILL
-    until(lambda: resident_bytes(listener.process.pid) < before + 32 * MEBI, "the memory to be freed")
+    until(lambda: resident_bytes(listener.process.pid) < before + 32 * MEBI, "the memory to be freed", seconds=20)
     assert kept.tolist() == [0, 1, 2, 3]
     assert carol.stats()["objects"] == 1
 

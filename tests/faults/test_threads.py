@@ -248,6 +248,23 @@ def test_pointers_that_die_in_another_thread(worker: pt.Worker) -> None:
     assert worker.stats()["objects"] == before
 
 
+def test_one_of_many_threads_takes_a_value_away(worker: pt.Worker) -> None:
+    for turn in range(30):
+        pointer = pt.send(torch.full((2,), float(turn)), worker)
+        taken: list[Tensor] = []
+        refused: list[Exception] = []
+
+        def take(pointer: Tensor = pointer, taken: list[Tensor] = taken, refused: list[Exception] = refused) -> None:
+            try:
+                taken.append(pt.get(pointer))
+            except pt.SpentPointerError as error:
+                refused.append(error)
+
+        in_threads(take, take, take)
+        assert [value.tolist() for value in taken] == [[turn, turn]]
+        assert len(refused) == 2
+
+
 def test_modes_of_torch_belong_to_their_thread(worker: pt.Worker) -> None:
     leaf = pt.send(torch.ones(2, requires_grad=True), worker)
 
