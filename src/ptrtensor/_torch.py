@@ -101,7 +101,10 @@ def tensor_of(meta: TensorMeta, payload: memoryview) -> Tensor:
     flat = torch.frombuffer(payload, dtype=dtype)
     if len(payload) < COPIED_BELOW_BYTES:
         flat = flat.clone()
-    return flat.as_strided(meta.shape, meta.stride)
+    laid_out = flat.as_strided(meta.shape, meta.stride)
+    if not is_dense(laid_out):
+        raise ValueError("the values do not fill the payload, each once")
+    return laid_out
 
 
 def storage_key(tensor: Tensor) -> int:

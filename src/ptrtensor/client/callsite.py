@@ -20,20 +20,24 @@ class CallSite(NamedTuple):
 
 
 class CallSites:
-    """Finds call sites; remembers for each code object whether it belongs to a library that is passed over."""
+    """Finds call sites; remembers for each file whether it belongs to a library that is passed over.
+
+    By file and not by code object: those are equal across files when their text is.
+    """
 
     def __init__(self, libraries: tuple[str, ...]) -> None:
         self._libraries = libraries
-        self._passed_over: dict[CodeType, bool] = {}
+        self._passed_over: dict[str, bool] = {}
 
     def current(self) -> CallSite:
         passed_over = self._passed_over
         frame = sys._getframe(1)
         while True:
             code = frame.f_code
-            skip = passed_over.get(code)
+            file = code.co_filename
+            skip = passed_over.get(file)
             if skip is None:
-                skip = passed_over[code] = code.co_filename.startswith(self._libraries)
+                skip = passed_over[file] = file.startswith(self._libraries)
             outer = frame.f_back
             if not skip or outer is None:
                 return CallSite(code, frame.f_lineno)

@@ -55,6 +55,7 @@ class Cache:
         self._entries: OrderedDict[Key, Prediction] = OrderedDict()
         self._capacity: Final = capacity
         self._given = 0
+        self._free: list[int] = []
 
     def get(self, key: Key) -> Prediction | None:
         prediction = self._entries.get(key)
@@ -70,14 +71,21 @@ class Cache:
 
     def number(self) -> int:
         """A number for a new instruction; without room, that of the entry not used for longest."""
+        if self._free:
+            return self._free.pop()
         if self._given < self._capacity:
             self._given += 1
             return self._given
+        if not self._entries:  # threads hold them all and are about to add their entries
+            return self._capacity
         _, oldest = self._entries.popitem(last=False)
         return oldest.instruction.number
 
     def add(self, key: Key, prediction: Prediction) -> None:
+        replaced = self._entries.get(key)
         self._entries[key] = prediction
+        if replaced is not None:  # another thread inferred the same meanwhile
+            self._free.append(replaced.instruction.number)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -6,12 +6,14 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
 from ptrtensor.errors import WorkerLostError
 
 START_SECONDS: Final = 120.0
+TOKEN_SECONDS: Final = 5.0
 END_SECONDS: Final = 10.0
 PACKAGE_PARENT: Final = str(Path(__file__).parents[2])
 
@@ -50,18 +52,23 @@ class WorkerProcess:
             env=environment,
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{self.token}\n".encode())
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already, which its socket shows
+            self.process.stdin.write(f"{self.token}\n".encode())
+            self.process.stdin.flush()
 
     def _accept(self, listener: socket.socket) -> socket.socket:
         """The first connection that knows the token is the worker's."""
+        deadline = time.monotonic() + START_SECONDS
+        listener.settimeout(0.1)
         while True:
             try:
                 sock, _ = listener.accept()
-            except OSError as error:
+            except TimeoutError as error:
+                if self.exit_status is None and time.monotonic() < deadline:
+                    continue
                 self.end()
-                raise WorkerLostError(f"the worker process did not start: {error}") from error
-            sock.settimeout(START_SECONDS)
+                raise WorkerLostError("the worker process did not start") from error
+            sock.settimeout(TOKEN_SECONDS)
             with contextlib.suppress(OSError):
                 if sock.recv(len(self.token), socket.MSG_WAITALL) == self.token.encode():
                     return sock

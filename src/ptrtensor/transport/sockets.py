@@ -123,9 +123,16 @@ class SocketTransport:
         try:
             while not self._stream.write():
                 # Both sides would stand still if this one did not go on reading while it cannot write.
-                with self._receiving:
-                    self._stream.wait(readable=True, writable=True)
-                    self._stream.read(self._connection)
+                # The lock is noted in the call that takes it: Ctrl-C cannot fall between.
+                held: list[bool] = []
+                try:
+                    held.extend(map(self._receiving.acquire, (False,)))
+                    self._stream.wait(readable=held[0], writable=True)
+                    if held[0]:
+                        self._stream.read(self._connection)
+                finally:
+                    if held == [True]:
+                        self._receiving.release()
         except (OSError, EOFError) as error:
             self._lose(error)
 

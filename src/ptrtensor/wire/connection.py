@@ -17,7 +17,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from ptrtensor.errors import MessageTooLargeError, ProtocolError, VersionMismatchError
+from ptrtensor.errors import MessageTooLargeError, ProtocolError, UnsupportedOpError, VersionMismatchError
 from ptrtensor.wire.limits import (
     MAX_BATCH_BYTES,
     MAX_HELLO_BYTES,
@@ -90,6 +90,11 @@ def encode(message: Message, payload: Buffer | None = None) -> list[Buffer]:
     """The frame as buffers to be sent in order; the payload is not copied [P2.1]."""
     body = _encoder.encode(message)
     size = 0 if payload is None else len(payload)
+    most = MAX_HELLO_BYTES if isinstance(message, Hello | Welcome) else MAX_MESSAGE_BYTES
+    if len(body) > most:
+        raise UnsupportedOpError(
+            f"a {type(message).__name__} of {len(body)} bytes is more than the {most} that a peer takes"
+        )
     head = HEADER.pack(MAGIC, PROTOCOL_VERSION, len(body), size) + body
     return [head] if payload is None or size == 0 else [head, payload]
 

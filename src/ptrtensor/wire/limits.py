@@ -27,5 +27,8 @@ MAX_RESULTS: Final = 65536
 
 MAX_DIMENSIONS: Final = 64
 
+MAX_FAILURES: Final = 64
+"""Failures that one acknowledgement names; each has up to three texts, and all must fit a message."""
+
 MAX_FAILURE_TEXT: Final = 16 * 1024
 """Characters kept of one failure's text."""

@@ -31,14 +31,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--compute-device", default="cpu", help="where it computes, e.g. cuda (default: cpu)")
     parser.add_argument("--threads", type=int, help="threads for one operation (default: torch's choice)")
     options = parser.parse_args(argv)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     identity = Identity(options.id, __version__, str(torch.__version__))
     try:
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
         if options.listen is not None:
             return run_listener(options.listen, identity, options.compute_device)
         return run_child(options.fd, options.connect, identity, options.compute_device)
-    except (PtrTensorError, OSError, ValueError, RuntimeError) as error:
+    except (PtrTensorError, OSError, ValueError, OverflowError, RuntimeError) as error:
         sys.stderr.write(f"ptrtensor-worker: {error}\n")
         return 1
 

@@ -45,6 +45,9 @@ class Executor:
             else:
                 returned = program.kernel(*args, **kwargs)
             fresh = program.results(returned)
+            for value in fresh:
+                if not isinstance(value, Tensor | bool | int | float | None):
+                    raise UnsupportedOpError(f"it returned a {type(value).__name__}, which does not travel")
             if not program.checked or program.restrides:
                 fresh = self._check(program, fresh)
             if len(fresh) > MAX_RESULTS:
@@ -59,7 +62,11 @@ class Executor:
                 name += 1
         except BaseException as error:
             if self.executed > sequence:
-                self._fail(program, fields, Failure(sequence, program.describe(args, kwargs), *explain(error)))
+                self._fail(
+                    program,
+                    fields,
+                    Failure(sequence, program.describe(args, kwargs)[:MAX_FAILURE_TEXT], *explain(error)),
+                )
             if not isinstance(error, Exception):
                 raise
 
@@ -128,7 +135,7 @@ class Executor:
         else:
             missing = next(name for name in names if name not in self._store.objects)
             error = ObjectNotFoundError(f"the worker holds no object {missing}")
-            failure = Failure(sequence, program.instruction.op, *explain(error))
+            failure = Failure(sequence, program.instruction.op[:MAX_FAILURE_TEXT], *explain(error))
             self._report(failure)
         self._store.poison_storages(self._written(program, fields), failure, written=False)
         self._poison_results(program, fields, failure)
@@ -151,7 +158,8 @@ class Executor:
         return {int(fields[field]) for field in program.written_fields}
 
     def _report(self, failure: Failure) -> None:
-        self.failures.append(failure)
+        if len(self.failures) < MAX_RESULTS:
+            self.failures.append(failure)
 
 
 def explain(error: BaseException) -> tuple[str, str]:

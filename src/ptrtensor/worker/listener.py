@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from typing import Final
 
 from ptrtensor.errors import ProtocolError, PtrTensorError, VersionMismatchError
@@ -49,6 +50,10 @@ def serve_connection(sock: socket.socket, gate: Gate) -> None:
             refuse(sock, refusal.reply)
         except ProtocolError as error:
             refuse(sock, Refused(str(error), version=isinstance(error, VersionMismatchError)))
+        except OSError:
+            raise
+        except Exception as error:
+            refuse(sock, Refused(f"the worker met an error of its own: {type(error).__name__}: {error}"))
 
 
 class RefusedError(PtrTensorError):
@@ -77,6 +82,10 @@ def serve_forever(listener: socket.socket, identity: Identity, compute_device: s
     """Accept clients until the process ends; each has a session of its own."""
     turn = threading.Lock()
     while True:
-        sock, _ = listener.accept()
+        try:
+            sock, _ = listener.accept()
+        except OSError:  # too many open files, or a client that has gone: whoever leaves makes room
+            time.sleep(0.1)
+            continue
         gate = Gate(Session(identity, compute_device), turn, token="")
         threading.Thread(target=serve_connection, args=(sock, gate), daemon=True).start()

@@ -105,6 +105,9 @@ class Program:
             self.written_fields += objects
         value: object = None
         if isinstance(argument, Items):
+            for leaf in argument.items:
+                if not isinstance(leaf, SLOTS):
+                    self._constant(leaf)
             if count:
                 self._nested.append((place, argument, field))
             else:
@@ -190,7 +193,7 @@ def refusing(error: UnsupportedOpError) -> Callable[..., object]:
     """A kernel that only fails."""
 
     def kernel(*args: object, **kwargs: object) -> object:
-        raise error
+        raise UnsupportedOpError(str(error))  # a new one: an exception keeps the frames it was raised through
 
     return kernel
 

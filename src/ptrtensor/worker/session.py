@@ -28,7 +28,7 @@ from ptrtensor._torch import (
 from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
-from ptrtensor.wire.limits import MAX_INSTRUCTIONS
+from ptrtensor.wire.limits import MAX_FAILURES, MAX_INSTRUCTIONS, MAX_RESULTS
 from ptrtensor.wire.messages import (
     Acknowledged,
     Annotate,
@@ -62,6 +62,7 @@ from ptrtensor.wire.messages import (
     WorkerMessage,
     WriteGenerator,
 )
+from ptrtensor.wire.metadata import TensorMeta
 from ptrtensor.worker.executor import Executor, explain
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.program import Program
@@ -130,7 +131,7 @@ class Session:
                 case ReadGenerator(request):
                     return [self._value(request, self._randomness.state)]
                 case WriteGenerator(meta):
-                    self._write_generator(tensor_of(meta, payload))
+                    self._write_generator(meta, payload)
                     return []
                 case Statistics(request):
                     return [(self._count(request), None)]
@@ -203,14 +204,17 @@ class Session:
     def _define(self, instruction: Instruction) -> None:
         if not DROP < instruction.number <= MAX_INSTRUCTIONS:
             raise ProtocolError(f"instruction number {instruction.number} is out of range")
+        if len(instruction.expected or ()) > MAX_RESULTS:
+            raise ProtocolError(f"the client predicts more than {MAX_RESULTS} results")
         for meta in instruction.expected or ():
             if meta is not None:
                 meta.check()
         self._programs[instruction.number] = Program(instruction, self._device)
 
     def _acknowledge(self) -> Acknowledged:
-        failures, self._executor.failures = self._executor.failures, []
-        return Acknowledged(self._executor.executed, failures)
+        failures = self._executor.failures
+        reported, self._executor.failures = failures[:MAX_FAILURES], failures[MAX_FAILURES:]
+        return Acknowledged(self._executor.executed, reported)
 
     def _synchronize_device(self) -> None:
         if self._device.type == "cuda":
@@ -281,10 +285,10 @@ class Session:
                 name += 1
         return Found(search.request, entries)
 
-    def _write_generator(self, state: Tensor) -> None:
+    def _write_generator(self, meta: TensorMeta, payload: memoryview) -> None:
         try:
-            self._randomness.state = state
-        except (RuntimeError, TypeError) as error:
+            self._randomness.state = tensor_of(meta, payload)
+        except (RuntimeError, TypeError, ValueError) as error:
             raise ProtocolError(f"the client sent a generator state that torch refuses: {error}") from error
 
     def _count(self, request: int) -> Counters:

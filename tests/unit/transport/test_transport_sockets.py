@@ -40,6 +40,19 @@ def read_all(sock: socket.socket) -> bytes:
     return bytes(found)
 
 
+def completes(act: Callable[[], None], sock: socket.socket, seconds: float = 5) -> bool:
+    """Whether `act` ends within seconds; run in a thread, since what is tested is that it does not hang."""
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not thread.is_alive():
+        return True
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+    return False
+
+
 # --- writing
 
 
@@ -121,23 +134,29 @@ def test_tiny_buffers_and_large_tensors_both_ways() -> None:
 def test_two_threads_one_sends_and_one_waits(pair: tuple[socket.socket, socket.socket]) -> None:
     mine, theirs = pair
     transport = SocketTransport(mine, "worker echo")
-    with contextlib.closing(transport), served(theirs, EchoWorker()):
-        greet(transport)
-        payload = bytes(2**24)
-        received: list[object] = []
+    received: list[object] = []
+    payload = bytes(2**24)
 
-        def receive() -> None:
+    def send() -> None:
+        with contextlib.suppress(WorkerLostError):
+            for number in range(5):
+                transport.send(Put(1, meta_for(len(payload))), payload)
+                transport.send(Fetch(number, 1))
+
+    def receive() -> None:
+        with contextlib.suppress(WorkerLostError):
             while len(received) < 5:
                 received.append(next_event(transport)[0])
 
-        thread = threading.Thread(target=receive, daemon=True)
-        thread.start()
+    with contextlib.closing(transport), served(theirs, EchoWorker()):
+        greet(transport)
+        receiver = threading.Thread(target=receive, daemon=True)
+        receiver.start()
         time.sleep(0.1)  # it waits by now, with nothing on its way
-        for number in range(5):
-            transport.send(Put(1, meta_for(len(payload))), payload)
-            transport.send(Fetch(number, 1))
-        thread.join(30)
-        assert [message.request for message in received if isinstance(message, Value)] == list(range(5))
+        sent = completes(send, mine, 20)
+        receiver.join(20)
+        assert sent, "the one that waits keeps the one that sends from sending"
+    assert [message.request for message in received if isinstance(message, Value)] == list(range(5))
 
 
 def test_small_messages_leave_at_once() -> None:
@@ -297,19 +316,6 @@ def test_a_client_that_does_not_read_makes_the_worker_wait(pair: tuple[socket.so
 
 
 # --- Ctrl-C
-
-
-def completes(act: Callable[[], None], sock: socket.socket) -> bool:
-    """Whether `act` ends within seconds; run in a thread, since what is tested is that it does not hang."""
-    thread = threading.Thread(target=act, daemon=True)
-    thread.start()
-    thread.join(5)
-    if not thread.is_alive():
-        return True
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
-    return False
 
 
 def once(events: list[Message]) -> list[Message]:
