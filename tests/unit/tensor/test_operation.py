@@ -80,7 +80,7 @@ def test_returns(op: Op) -> None:
         ("numbers_are_fields", NUMBERS_AS_FIELDS, NUMBERS_IN_KEY),
         ("draws", RANDOM, CERTAIN),
         ("makes_like", [aten.zeros_like.default, aten.new_zeros.default], [aten.zeros.default, aten.add.Tensor]),
-        ("takes_local_indices", [aten.index.Tensor, aten.index_put_.default], [aten.index_select.default]),
+        ("local_arguments", [aten.index.Tensor, aten.index_put_.default], [aten.index_select.default]),
     ],
 )
 def test_features(feature: str, with_it: list[Op], without_it: list[Op]) -> None:
