@@ -5,6 +5,7 @@ What torch may change between releases is used here and nowhere else.
 
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType, TracebackType
 from typing import Any, Final, Literal, cast
 
@@ -163,6 +164,16 @@ def is_tracing() -> bool:
 def has_dual_level() -> bool:
     """Whether forward-mode differentiation is under way."""
     return torch.autograd.forward_ad._current_level >= 0
+
+
+def view_mode(base: Tensor | None) -> AbstractContextManager[object]:
+    """Where to make a view of this tensor: under `inference_mode` a view of an ordinary tensor is an ordinary one."""
+    if base is not None and torch.is_inference_mode_enabled() and not base.is_inference():
+        return torch.inference_mode(False)
+    return _AS_IT_IS
+
+
+_AS_IT_IS: Final = nullcontext()
 
 
 def in_backward() -> bool:

@@ -22,7 +22,7 @@ from torch import Tensor
 import ptrtensor as pt
 from ptrtensor.api import ConnectedWorker
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use of index_put_ on expanded tensors")
+pytestmark = pytest.mark.filterwarnings("ignore:Use of .* on expanded tensors")
 
 EXAMPLES = int(os.environ.get("PTRTENSOR_EXAMPLES", "60"))
 
@@ -301,13 +301,22 @@ class Twins:
 
     def compare_values(self) -> None:
         for place, (local, pointer) in enumerate(zip(self.local, self.pointers, strict=True)):
-            torch.testing.assert_close(
-                pointer.detach().cpu(),
-                local.detach(),
-                equal_nan=True,
-                check_stride=False,
-                msg=partial("tensor {}: {}".format, place),
-            )
+            if is_leaf(local) is not None:
+                torch.testing.assert_close(
+                    pointer.detach().cpu(),
+                    local.detach(),
+                    equal_nan=True,
+                    check_stride=False,
+                    msg=partial("tensor {}: {}".format, place),
+                )
+
+
+def is_leaf(tensor: Tensor) -> bool | None:
+    """None for one of several views that one call made, whose base was written to: torch refuses all use of it."""
+    try:
+        return tensor.is_leaf
+    except RuntimeError:
+        return None
 
 
 def metadata(tensor: Tensor) -> dict[str, object]:
@@ -320,7 +329,7 @@ def metadata(tensor: Tensor) -> dict[str, object]:
         "offset": tensor.storage_offset() if tensor._is_view() else None,
         "dtype": tensor.dtype,
         "conj": tensor.is_conj(),
-        "leaf": tensor.is_leaf,
+        "leaf": is_leaf(tensor),
         "requires_grad": tensor.requires_grad,
         "view": tensor._is_view(),
         "version": tensor._version,
@@ -408,12 +417,13 @@ def test_conjugated_and_negated(worker: pt.Worker, code: list[Line]) -> None:
         agree(worker, [number.clone(), torch.arange(3.0)], code)
 
 
-def gradients(tensors: list[Tensor], leaves: list[Tensor]) -> list[Tensor | None] | None:
-    """Of the sum of all that can be differentiated; None where torch refuses."""
-    sums = [tensor.sum() for tensor in tensors if tensor.requires_grad and tensor.dtype.is_floating_point]
+def gradients(tensors: list[Tensor], leaves: list[Tensor], worker: pt.Worker) -> list[Tensor | None] | None:
+    """Of the sum of all that can be differentiated; None where torch refuses, here or at the worker."""
     try:
+        sums = [tensor.sum() for tensor in tensors if tensor.requires_grad and tensor.dtype.is_floating_point]
         for place, value in enumerate(sums):
             (value * (place + 1)).backward(retain_graph=True)
+        worker.synchronize()
     except RuntimeError as error:
         note(f"backward is an error: {error}")
         return None
@@ -430,7 +440,7 @@ def agree_in_gradients(worker: pt.Worker, code: list[Line]) -> None:
     twins.pointers[:2] = [pointer * 1 for pointer in pointers]
     if not all(twins.run(line) for line in code):
         return
-    expected, got = gradients(twins.local, leaves), gradients(twins.pointers, pointers)
+    expected, got = gradients(twins.local, leaves, worker), gradients(twins.pointers, pointers, worker)
     assert (expected is None) == (got is None)
     for one, other in zip(got or (), expected or (), strict=True):
         assert (one is None) == (other is None)

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch._ops import OpOverload
 
-from ptrtensor._torch import bump_versions, decompose, is_tracing, offset_of, set_metadata
+from ptrtensor._torch import bump_versions, decompose, is_tracing, offset_of, set_metadata, view_mode
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import PtrTensorError, UnsupportedOpError
 from ptrtensor.tensor.base import Pointer, Wrap
@@ -72,10 +72,11 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
         bump_versions(pointer for pointer in written if pointer is not None)
     for change in prediction.changes:
         reshape(call.pointers[change.place], change.extent, wrap)
-    pointers = [
-        None if extent is None else wrap(worker, reference, extent.meta, extent.offset)
-        for extent, reference in zip(prediction.fresh, references, strict=True)
-    ]
+    with view_mode(call.pointers[0] if operation.is_view else None):
+        pointers = [
+            None if extent is None else wrap(worker, reference, extent.meta, extent.offset)
+            for extent, reference in zip(prediction.fresh, references, strict=True)
+        ]
     return returned(operation, args, kwargs, pointers)
 
 
@@ -161,7 +162,8 @@ def renamed(call: Call, places: list[int], wrap: Wrap) -> Call:
 def reshape(pointer: Pointer | None, extent: Extent, wrap: Wrap) -> None:
     """Give a pointer the metadata that its tensor has now."""
     if pointer is not None and (pointer._meta is not extent.meta or offset_of(pointer) != extent.offset):
-        set_metadata(pointer, wrap(pointer._worker, pointer._reference, extent.meta, extent.offset))
+        with view_mode(pointer):
+            set_metadata(pointer, wrap(pointer._worker, pointer._reference, extent.meta, extent.offset))
         pointer._meta = extent.meta
 
 

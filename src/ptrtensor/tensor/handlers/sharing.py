@@ -3,7 +3,7 @@
 import torch
 from torch._ops import OpOverload
 
-from ptrtensor._torch import offset_of
+from ptrtensor._torch import offset_of, view_mode
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.dispatch import handlers
 from ptrtensor.tensor.signature import Args, Kwargs, check_usable
@@ -16,7 +16,8 @@ def share(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -
     (pointer,) = args
     assert isinstance(pointer, Pointer)
     check_usable(pointer)
-    return wrap(pointer._worker, pointer._reference, pointer._meta, offset_of(pointer))
+    with view_mode(pointer):
+        return wrap(pointer._worker, pointer._reference, pointer._meta, offset_of(pointer))
 
 
 handlers[aten.detach.default] = share
