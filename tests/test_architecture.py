@@ -15,12 +15,13 @@ SOURCE = Path(__file__).parents[1] / "src" / "ptrtensor"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
-    "_torch": {"errors", "wire.metadata"},
-    "wire": {"errors"},
+    "locks": set(),
+    "_torch": {"errors", "locks", "wire.metadata"},
+    "wire": {"errors", "locks"},
     "transport": {"errors", "wire"},
     "worker": {"errors", "version", "wire", "transport", "_torch"},
     "client": {"errors", "version", "wire", "transport"},
-    "tensor": {"errors", "wire", "client", "_torch"},
+    "tensor": {"errors", "locks", "wire", "client", "_torch"},
     "api": {"errors", "version", "wire", "transport", "worker", "client", "tensor", "_torch"},
     "": {"errors", "version", "wire", "transport", "worker", "client", "tensor", "_torch", "api"},
 }

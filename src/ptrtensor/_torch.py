@@ -6,8 +6,8 @@ What torch may change between releases is used here and nowhere else.
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from types import ModuleType, TracebackType
-from typing import Any, Final, Literal, cast
+from types import ModuleType
+from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 
 import torch
 import torch.nn.modules.linear_cross_entropy  # it registers operations of torch's own when it is imported
@@ -17,7 +17,11 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from ptrtensor.errors import UnsupportedOpError
+from ptrtensor.locks import process_lock
 from ptrtensor.wire.metadata import ITEM_BYTES, TensorMeta, intern
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 DEVICE_TYPE: Final = "lazy"
 """The device type that pointers have. Torch has device guards and autograd support for it and registers no kernels
@@ -128,32 +132,22 @@ with torch._C._AutoDispatchBelowAutograd():
     _EXCLUDED_BELOW_AUTOGRAD: Final = torch._C._dispatch_tls_local_exclude_set() | _EXCLUDED
 
 
-class isolated:
-    """Run torch as at the start of a fresh thread, below autograd.
+def isolated(act: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call `act` with torch as at the start of a fresh thread, below autograd.
 
     Inside a dispatch, a mode or a transform, the dispatcher's state is the caller's; what this library computes for
-    itself (an in-process worker's operations, inference, seeds) must not see it. The guards are torch's own objects:
-    when an interruption keeps `__exit__` from running, their destructors put the state back.
+    itself (an in-process worker's operations, inference, seeds) must not see it. A function and not a context manager
+    in Python: Ctrl-C cannot fall into the guards' own steps, since they are torch's in C.
     """
+    with (
+        torch._C.DisableTorchFunction(),
+        torch._C._ForceDispatchKeyGuard(_INCLUDED, _EXCLUDED_BELOW_AUTOGRAD),
+        torch._C._InferenceMode(False) if torch.is_inference_mode_enabled() else _AS_IT_IS,
+    ):
+        return act(*args, **kwargs)
 
-    __slots__ = ("_function", "_inference", "_keys")
 
-    def __enter__(self) -> None:
-        self._function = torch._C.DisableTorchFunction()
-        self._function.__enter__()
-        self._keys = torch._C._ForceDispatchKeyGuard(_INCLUDED, _EXCLUDED_BELOW_AUTOGRAD)
-        self._keys.__enter__()
-        self._inference = torch._C._InferenceMode(False) if torch.is_inference_mode_enabled() else None
-        if self._inference is not None:
-            self._inference.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._inference is not None:
-            self._inference.__exit__(kind, error, trace)
-        self._keys.__exit__(kind, error, trace)
-        self._function.__exit__(kind, error, trace)
+_AS_IT_IS: Final = nullcontext()
 
 
 def is_tracing() -> bool:
@@ -169,11 +163,8 @@ def has_dual_level() -> bool:
 def view_mode(base: Tensor | None) -> AbstractContextManager[object]:
     """Where to make a view of this tensor: under `inference_mode` a view of an ordinary tensor is an ordinary one."""
     if base is not None and torch.is_inference_mode_enabled() and not base.is_inference():
-        return torch.inference_mode(False)
+        return torch._C._InferenceMode(False)
     return _AS_IT_IS
-
-
-_AS_IT_IS: Final = nullcontext()
 
 
 def in_backward() -> bool:
@@ -272,10 +263,18 @@ def take_over_hooks(tensor: Tensor) -> Callable[[Tensor], None]:
 # --- randomness
 
 
+GENERATOR_LOCK: Final = process_lock()
+"""Held by whoever draws from torch's default generators, or lends one of them to an operation."""
+
+
 def draw_seed(generator: torch.Generator | None) -> int:
     """63 bits from the generator, or from torch's default one, advancing it."""
-    with isolated():
-        return int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator).item())
+    with GENERATOR_LOCK:
+        return isolated(_draw_seed, generator)
+
+
+def _draw_seed(generator: torch.Generator | None) -> int:
+    return int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator).item())
 
 
 def default_generator(device: torch.device) -> torch.Generator:

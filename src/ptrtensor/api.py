@@ -3,9 +3,9 @@
 import atexit
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, TypeGuard, TypeVar, overload
+from typing import Final, NoReturn, TypeGuard, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ FLUSH_SECONDS: Final = 0.004
 GREETING_SECONDS: Final = 15.0
 """How long somebody who took our connection may take to answer; a process that is starting gets longer."""
 
+EXIT_SECONDS: Final = 15.0
+"""How long the end of this process waits for a worker from which nothing comes."""
+
 Worker = tensor_worker.Worker
 
 
@@ -50,6 +53,7 @@ class ConnectedWorker(Worker):
             welcome = client.greet(str(torch.__version__), token, seconds)
             super().__init__(id, client, welcome.compute_device)
         except BaseException:
+            devices.release(self)
             transport.close()
             raise
 
@@ -79,8 +83,8 @@ class VirtualWorker(ConnectedWorker):
     @property
     def objects(self) -> Mapping[int, Tensor]:
         """Name to tensor, read-only: the tensors themselves."""
-        if self.client.lost is None:
-            self.client.flush()
+        self.client.check()
+        self.client.flush()
         return MappingProxyType(self._session.store.listed())
 
     @property
@@ -88,11 +92,13 @@ class VirtualWorker(ConnectedWorker):
         """The tutorial's spelling of `objects`."""
         return self.objects
 
-    def close(self) -> None:
-        super().close()
+    def close(self, *, patience_seconds: float | None = None) -> None:
+        super().close(patience_seconds=patience_seconds)
         self._session.store.clear()
 
     def __repr__(self) -> str:
+        if self.client.lost is not None:
+            return super().__repr__()
         return f"<VirtualWorker id:{self.id} #objects:{len(self.objects)}>"
 
 
@@ -113,9 +119,9 @@ class ProcessWorker(ConnectedWorker):
             self._process.end()
             raise
 
-    def close(self) -> None:
+    def close(self, *, patience_seconds: float | None = None) -> None:
         try:
-            super().close()
+            super().close(patience_seconds=patience_seconds)
         finally:
             self._process.end()
 
@@ -214,21 +220,27 @@ def synchronize() -> None:
 def close_all() -> None:
     """At exit: close the workers. An error that nobody saw is printed, and the process ends with status 1.
 
-    An exception in an exit handler does not change the status, so the process is ended here; handlers registered
-    after ptrtensor was imported have run by then. `PTRTENSOR_EXIT_STATUS=0` leaves the status alone.
+    `PTRTENSOR_EXIT_STATUS=0` leaves the status alone.
     """
     failed = False
     for worker in devices.all():
         try:
-            worker.close()
+            worker.close(patience_seconds=EXIT_SECONDS)
         except PtrTensorError as error:
             failed = True
             notes = "\n".join(getattr(error, "__notes__", []))
             sys.stderr.write(f"ptrtensor: an error that nobody saw: {error}\n{notes}\n")
     if failed and os.environ.get("PTRTENSOR_EXIT_STATUS") != "0":
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
+        sys.addaudithook(end_with_failure)
+
+
+def end_with_failure(event: str, args: object, end: Callable[[int], NoReturn] = os._exit) -> None:
+    """An audit hook. An exception in an exit handler does not change the status, and ending there would skip others'.
+
+    This event comes when all of them have run and files are flushed; modules are gone by then, so `end` is kept here.
+    """
+    if event == "cpython.PyInterpreterState_Clear":
+        end(1)
 
 
 def abandon_all() -> None:

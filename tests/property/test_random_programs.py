@@ -22,7 +22,10 @@ from torch import Tensor
 import ptrtensor as pt
 from ptrtensor.api import ConnectedWorker
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use of .* on expanded tensors")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Use of .* on expanded tensors"),
+    pytest.mark.filterwarnings("ignore:Casting complex values to real"),
+]
 
 EXAMPLES = int(os.environ.get("PTRTENSOR_EXAMPLES", "120"))
 
@@ -352,7 +355,7 @@ def leaving_nothing(worker: pt.Worker) -> Iterator[None]:
     if worker.stats()["objects"] != before:
         gc.collect()  # the traceback of an error may hold some; it is slow with torch's modules about
     stats = worker.stats()
-    assert (stats["objects"], stats["poisoned"]) == (before, 0)
+    assert stats["objects"] <= before and stats["poisoned"] == 0
 
 
 def agree(worker: pt.Worker, tensors: list[Tensor], code: list[Line]) -> None:

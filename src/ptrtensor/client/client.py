@@ -101,11 +101,17 @@ class Client:
         self._flusher.wake()
 
     def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
-        """Send a message that has no answer, after all that was posted."""
+        """Send a message, after all that was posted."""
+        self.check()
         self._wait_for_room()
         with self._writing:
             self._send_batch()
             self._send(message, payload)
+
+    def put(self, put: messages.Put, payload: Buffer, site: CallSite) -> None:
+        """Send a value."""
+        self.failures.put(put.name, self._outbox.next, site)
+        self.send(put, payload)
 
     def flush(self) -> None:
         """Send what was posted."""
@@ -131,20 +137,21 @@ class Client:
 
     # --- requesting
 
-    def request(self, make: Callable[[int], ClientMessage], kind: type[R]) -> tuple[R, memoryview]:
-        """Send a request and wait for its answer.
+    def request(
+        self, make: Callable[[int], ClientMessage], kind: type[R], seconds: float | None = None
+    ) -> tuple[R, memoryview]:
+        """Send a request and wait for its answer; give up a worker from which nothing comes for so long.
 
         :raises RemoteOpError: the answer hangs on an operation that failed.
         :raises ObjectNotFoundError: the worker knows no such name.
         :raises WorkerLostError: the worker is gone.
         """
-        self.check()
         number = next(self._numbers)
         try:
             self._awaited.add(number)
             self.send(make(number))
             self.waits += 1
-            self._read_until(lambda: number in self._replies)
+            self._read_until(lambda: number in self._replies, seconds)
             reply, payload = self._replies.pop(number)
         finally:
             self._awaited.discard(number)
@@ -189,12 +196,12 @@ class Client:
             raise ProtocolError(f"the worker began with {type(message).__name__} instead of a welcome")
         return message
 
-    def close(self) -> PtrTensorError | None:
+    def close(self, seconds: float | None = None) -> PtrTensorError | None:
         """End the session; returns the error that nobody has seen, if there is one. May be called twice."""
         error: PtrTensorError | None = None
         if self._lost is None:
             try:
-                self.request(messages.Bye, messages.Done)
+                self.request(messages.Bye, messages.Done, seconds)
                 self.failures.raise_unseen()
             except PtrTensorError as lost:
                 error = lost if not isinstance(lost, WorkerLostError) else None
@@ -254,18 +261,18 @@ class Client:
                 except ProtocolError as error:
                     self._lose(error)
 
-    def _read_until(self, arrived: Callable[[], bool]) -> None:
+    def _read_until(self, arrived: Callable[[], bool], seconds: float | None = None) -> None:
         """Wait for what this thread needs; with several threads one reads for all."""
         while not arrived():
-            self._read(arrived)
+            self._read(arrived, seconds)
 
-    def _read(self, arrived: Callable[[], bool]) -> None:
+    def _read(self, arrived: Callable[[], bool], seconds: float | None) -> None:
         with self._reading:
             if arrived():
                 return  # another thread has read it
             try:
                 if not self._transport.events:
-                    self._transport.wait()
+                    self._transport.wait(seconds)
             except (WorkerLostError, ProtocolError) as error:
                 self._lose(error)
             self._deliver()

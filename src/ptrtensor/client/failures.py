@@ -1,5 +1,6 @@
 """Failures that the worker reported and nobody has seen yet."""
 
+from collections import deque
 from typing import Final
 
 from ptrtensor.client.callsite import CallSite
@@ -19,6 +20,8 @@ class Failures:
     def __init__(self, worker: str) -> None:
         self._worker = worker
         self._sites: dict[int, CallSite] = {}
+        """Who issued what: by the sequence number of a command, by the name of a value that was put, negated [P4]."""
+        self._puts: deque[tuple[int, int]] = deque()
         self._failed_sites: dict[int, CallSite] = {}
         self._unseen: dict[int, Failure] = {}
         self._uncounted = 0
@@ -26,6 +29,11 @@ class Failures:
 
     def issued(self, sequence: int, site: CallSite) -> None:
         self._sites[sequence] = site
+
+    def put(self, name: int, sequence: int, site: CallSite) -> None:
+        """A value was put, before the command with this sequence number."""
+        self._sites[-name] = site
+        self._puts.append((sequence, -name))
 
     def acknowledge(self, sequence: int, failures: list[Failure]) -> None:
         """Forget the lines of what has run; keep those of what failed."""
@@ -37,6 +45,8 @@ class Failures:
                 self._uncounted += 1
         for done in range(self._acknowledged, sequence):
             self._sites.pop(done, None)
+        while self._puts and self._puts[0][0] < sequence:
+            self._sites.pop(self._puts.popleft()[1], None)
         self._acknowledged = sequence
 
     def error(self, failure: Failure) -> RemoteOpError:

@@ -1,7 +1,6 @@
 """Workers as torch devices: which index is whose, and the module that torch finds as `torch.lazy`."""
 
 import gc
-import threading
 import weakref
 from types import ModuleType, TracebackType
 from typing import Final, Generic, Protocol, TypeVar
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ptrtensor._torch import DEVICE_TYPE, has_kernel, register_device_module
 from ptrtensor.errors import PtrTensorError, WorkerLostError
+from ptrtensor.locks import process_lock
 
 MAX_INDEX: Final = 127
 """Torch keeps an index in 8 bits with a sign and wraps silently; and 0 belongs to nobody, because some calls lose
@@ -40,7 +40,7 @@ class Devices(Generic[W]):
     def __init__(self) -> None:
         self._workers: dict[int, W] = {}
         self._closed: dict[int, tuple[str, weakref.ref[object]]] = {}
-        self._lock = threading.Lock()
+        self._lock = process_lock()
 
     def register(self, worker: W) -> torch.device:
         """A device for this worker.
@@ -58,7 +58,10 @@ class Devices(Generic[W]):
                     raise PtrTensorError(
                         f"there is a worker {worker.id!r} already: close() it first, or choose another id"
                     )
-            return torch.device(DEVICE_TYPE, self._free_index(worker.id))
+            index = self._free_index(worker.id)
+            self._closed.pop(index, None)
+            self._workers[index] = worker
+        return torch.device(DEVICE_TYPE, index)
 
     def _free_index(self, worker_id: str) -> int:
         for attempt in range(2):
@@ -72,17 +75,12 @@ class Devices(Generic[W]):
             "close() some and let go of their pointers"
         )
 
-    def occupy(self, worker: W, device: torch.device) -> None:
+    def release(self, worker: W) -> None:
+        """The worker is closed; its index waits until no pointer of it lives. May be called twice."""
         with self._lock:
-            self._closed.pop(device.index, None)
-            self._workers[device.index] = worker
-
-    def release(self, worker: W, device: torch.device) -> None:
-        """The worker is closed; its index waits until no pointer of it lives."""
-        with self._lock:
-            if self._workers.get(device.index) is worker:
-                del self._workers[device.index]
-                self._closed[device.index] = (worker.id, weakref.ref(worker.alive))
+            for index in [index for index, other in self._workers.items() if other is worker]:
+                self._closed[index] = (worker.id, weakref.ref(worker.alive))
+                del self._workers[index]
 
     def worker(self, device: torch.device) -> W:
         """Whose device it is.

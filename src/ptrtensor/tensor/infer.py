@@ -4,9 +4,8 @@ Not from `meta` tensors: their kernels have other strides, and other shapes for 
 """
 
 import logging
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 import torch
@@ -19,9 +18,11 @@ from torch._subclasses.fake_tensor import (
 )
 
 from ptrtensor._torch import DTYPES, isolated, meta_of, offset_of
+from ptrtensor.locks import process_lock
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.cache import Change, Extent
 from ptrtensor.tensor.operation import Kind, Operation
+from ptrtensor.tensor.uninterrupted import uninterrupted
 from ptrtensor.wire.metadata import TensorMeta
 
 UNPREDICTABLE: Final = (
@@ -39,10 +40,10 @@ class Unpredictable(Exception):
 class Inference:
     """Runs operations on fakes. One at a time: torch's mode is not made for several threads."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, lock: AbstractContextManager[bool]) -> None:
         self._device = device
         self._mode: FakeTensorMode | None = None
-        self._lock = threading.Lock()
+        self._lock = lock
 
     def __call__(
         self, operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]
@@ -54,7 +55,13 @@ class Inference:
         """
         if operation.returns_scalar or operation.shaped_by_content or operation.only_checks:
             raise Unpredictable
-        with self._lock, isolated(), quiet():
+        # Torch's modes do not survive Ctrl-C: struck inside one, the process may even be ended.
+        return uninterrupted(lambda: isolated(self._infer, operation, args, kwargs))
+
+    def _infer(
+        self, operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[list[Extent | None], list[Change]]:
+        with self._lock, quiet():
             if self._mode is None:
                 self._mode = FakeTensorMode(allow_fallback_kernels=False)
             try:
@@ -185,9 +192,10 @@ class Inferences:
 
     def __init__(self) -> None:
         self._by_device: dict[torch.device, Inference] = {}
+        self._lock = process_lock()
 
     def __getitem__(self, device: torch.device) -> Inference:
-        return self._by_device.setdefault(device, Inference(device))
+        return self._by_device.setdefault(device, Inference(device, self._lock))
 
 
 inferences: Final = Inferences()

@@ -3,7 +3,6 @@
 import sys
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from ptrtensor._torch import has_dual_level, on_gradient, raw_grad, set_raw_grad, use_count
@@ -31,8 +30,7 @@ def send_tensor(tensor: Tensor, worker: Worker, wrap: Wrap) -> Pointer:
         return there
     if not tensor.is_leaf:
         return apply_send(tensor, worker, wrap)
-    with torch.no_grad():
-        pointer = pointer_to(tensor, worker, wrap)
+    pointer = pointer_to(tensor, worker, wrap)
     pointer.requires_grad_(tensor.requires_grad)
     if tensor.grad is not None:
         pointer.grad = send_tensor(tensor.grad, worker, wrap)
@@ -46,8 +44,7 @@ def get_pointer(pointer: Pointer, wrap: Wrap) -> Tensor:
         tensor = pointer.cpu() if has_dual_level() else apply_get(pointer, wrap)
         spend(pointer, "get()")
         return tensor
-    with torch.no_grad():
-        tensor = value_of(pointer)
+    tensor = value_of(pointer)
     tensor.requires_grad_(pointer.requires_grad)
     grad = raw_grad(pointer)
     if isinstance(grad, Pointer):
@@ -67,8 +64,7 @@ def move_pointer(pointer: Pointer, worker: Worker, wrap: Wrap) -> Pointer:
         assert isinstance(moved, Pointer)
         spend(pointer, "move()")
         return moved
-    with torch.no_grad():
-        moved = pointer_to(value_of(pointer), worker, wrap)
+    moved = pointer_to(value_of(pointer), worker, wrap)
     moved.requires_grad_(pointer.requires_grad)
     grad = raw_grad(pointer)
     if isinstance(grad, Pointer):
@@ -82,10 +78,12 @@ def spend(pointer: Pointer, verb: str) -> None:
     """The pointer stands for nothing any more; what a recorded graph needs stays at the worker, unlisted."""
     worker, reference = pointer._worker, pointer._reference
     site = call_sites.current()
-    reference.spent = (
-        f"the value of this pointer was taken away from worker {worker.id} by {verb} at {site}\n"
-        f"  use what {verb} returned; to keep the pointer, fetch a copy with .cpu() instead"
-    )
+    with worker.spending:
+        check_usable(pointer)  # of several threads that fetched it one takes it away
+        reference.spent = (
+            f"the value of this pointer was taken away from worker {worker.id} by {verb} at {site}\n"
+            f"  use what {verb} returned; to keep the pointer, fetch a copy with .cpu() instead"
+        )
     if pointer.is_leaf and pointer.requires_grad:
         reason = reference.spent
 

@@ -1,5 +1,6 @@
 """A worker as the caller sees it: a device, an inference cache, and a client that speaks with the worker itself."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -8,7 +9,7 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import Flags, bytes_of, dense, meta_of, read_flags, tensor_of
+from ptrtensor._torch import Flags, bytes_of, dense, isolated, meta_of, read_flags, tensor_of
 from ptrtensor.client.callsite import PTRTENSOR_FOLDER, CallSites, library_folder
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
@@ -36,10 +37,10 @@ class Worker(ABC):
         self._flags_seen: dict[Flags, int] = {self._flags: 0}
         self._flags_number = 0
         self._sequential = False
+        self.spending = threading.Lock()
+        self.client.send(messages.Configure(messages.Settings(*self._flags)))
         self.device = devices.register(self)
         """`torch.device("lazy", k)`: what works with any other device of torch works with it."""
-        devices.occupy(self, self.device)
-        self.client.send(messages.Configure(messages.Settings(*self._flags)))
 
     # --- what users call
 
@@ -95,13 +96,16 @@ class Worker(ABC):
             "poisoned": counters.poisoned,
         }
 
-    def close(self) -> None:
+    def close(self, *, patience_seconds: float | None = None) -> None:
         """End the session; its objects are freed. May be called twice.
+
+        Waits until everything posted has run; with a patience, no longer than so many seconds without a word from
+        the worker.
 
         :raises RemoteOpError: an operation failed and nobody has seen it.
         """
-        error = self.client.close()
-        devices.release(self, self.device)
+        error = self.client.close(patience_seconds)
+        devices.release(self)
         if error is not None:
             raise error
 
@@ -141,10 +145,10 @@ class Worker(ABC):
         """Copy a local tensor's value to the worker; `host` keeps it in the worker's main memory."""
         self.client.check()
         meta_of(tensor)  # refuses layouts that cannot be sent
-        plain = dense(tensor.to("cpu"))
+        plain = isolated(lambda: dense(tensor.to("cpu")))
         meta = meta_of(plain)
         reference = Reference(self.client, self.client.reserve())
-        self.client.send(messages.Put(reference.name, meta, host), bytes_of(plain))
+        self.client.put(messages.Put(reference.name, meta, host), bytes_of(plain), call_sites.current())
         return reference, meta
 
     def fetch(self, reference: Reference) -> Tensor:
@@ -152,7 +156,7 @@ class Worker(ABC):
         value, payload = self.fetch_value(reference)
         if value.meta is None:
             raise ProtocolError(f"worker {self.id} sent no tensor")
-        return tensor_of(value.meta, payload)
+        return isolated(tensor_of, value.meta, payload)
 
     def fetch_value(self, reference: Reference) -> tuple[messages.Value, memoryview]:
         return self.client.request(lambda number: messages.Fetch(number, reference.name), messages.Value)

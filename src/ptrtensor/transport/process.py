@@ -45,7 +45,8 @@ class WorkerProcess:
         defaults = {"THP_MEM_ALLOC_ENABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         environment = {**defaults, **os.environ, "PYTHONPATH": path}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ptrtensor.worker", *options],
+            # -P: a module in the working directory that is called as one of Python's is not meant.
+            [sys.executable, "-P", "-m", "ptrtensor.worker", *options],
             stdin=subprocess.PIPE,
             pass_fds=pass_fds,
             start_new_session=True,  # Ctrl-C in a terminal is for the starter; the worker ends with it

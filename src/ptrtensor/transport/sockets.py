@@ -21,6 +21,8 @@ from ptrtensor.wire.messages import ClientMessage, Refused, WorkerMessage
 
 SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 CONNECT_SECONDS: Final = 10.0
+LOOK_AGAIN_SECONDS: Final = 0.02
+"""How soon a thread that sends sees that the one which received has left."""
 
 
 class Piece:
@@ -90,11 +92,11 @@ class Stream:
         connection.advance()
         return True
 
-    def wait(self, *, readable: bool, writable: bool, seconds: float | None = None) -> None:
+    def wait(self, *, readable: bool, writable: bool, seconds: float | None = None) -> bool:
+        """Whether the socket became ready within so many seconds."""
         poller = select.poll()
         poller.register(self.socket, (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0))
-        if not poller.poll(None if seconds is None else seconds * 1000):
-            raise TimeoutError(f"it said nothing for {seconds:g} s")
+        return bool(poller.poll(None if seconds is None else seconds * 1000))
 
     def close(self) -> None:
         self.socket.close()
@@ -108,7 +110,7 @@ class SocketTransport:
         self._connection = client_connection()
         self._peer = peer
         self._lost: str | None = None
-        # Taken in this order. Whoever holds `_receiving` blocks only until something arrives.
+        # Whoever holds one never blocks on the other: a worker that cannot get rid of its answers takes no commands.
         self._sending = threading.RLock()
         self._receiving = threading.Lock()
         self.events = self._connection.events
@@ -127,7 +129,8 @@ class SocketTransport:
                 held: list[bool] = []
                 try:
                     held.extend(map(self._receiving.acquire, (False,)))
-                    self._stream.wait(readable=held[0], writable=True)
+                    seconds = None if held[0] else LOOK_AGAIN_SECONDS
+                    self._stream.wait(readable=held[0], writable=True, seconds=seconds)
                     if held[0]:
                         self._stream.read(self._connection)
                 finally:
@@ -137,17 +140,29 @@ class SocketTransport:
             self._lose(error)
 
     def wait(self, seconds: float | None = None) -> None:
-        if self._stream.has_unsent:  # an interrupted `send` left it
-            with self._sending:
-                self._send_all()
+        if self._stream.has_unsent:
+            self._send_rest()
         with self._receiving:
             while not self.events:
                 self._check()
                 try:
-                    if not self._stream.read(self._connection) and not self.events:
-                        self._stream.wait(readable=True, writable=False, seconds=seconds)
+                    if self._stream.read(self._connection) or self.events:
+                        continue
+                    if not self._stream.wait(readable=True, writable=False, seconds=seconds):
+                        raise TimeoutError(f"it said nothing for {seconds:g} s")
                 except (OSError, EOFError) as error:
                     self._lose(error)
+
+    def _send_rest(self) -> None:
+        """What an interrupted `send` left, unless another thread is sending it."""
+        held: list[bool] = []
+        try:
+            held.extend(map(self._sending.acquire, (False,)))
+            if held[0]:
+                self._send_all()
+        finally:
+            if held == [True]:
+                self._sending.release()
 
     def poll(self) -> None:
         # Not `acquire(blocking=False)`: interrupted before its `try`, nobody would give the lock back.

@@ -1,13 +1,13 @@
 """`TensorMeta`: all that can be known of a tensor without its values."""
 
 import math
-import threading
 from typing import Final
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from ptrtensor.errors import ProtocolError
+from ptrtensor.locks import process_lock
 from ptrtensor.wire.limits import MAX_DIMENSIONS
 
 ITEM_BYTES: Final[dict[str, int]] = {
@@ -93,7 +93,7 @@ class MetadataTable:
 
     def __init__(self) -> None:
         self._table: WeakValueDictionary[tuple[object, ...], TensorMeta] = WeakValueDictionary()
-        self._lock = threading.Lock()
+        self._lock = process_lock()
 
     def intern(
         self,

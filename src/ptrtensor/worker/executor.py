@@ -61,13 +61,14 @@ class Executor:
                     objects[name] = value
                 name += 1
         except BaseException as error:
+            interrupted = not isinstance(error, Exception)
             if self.executed > sequence:
-                self._fail(
-                    program,
-                    fields,
-                    Failure(sequence, program.describe(args, kwargs)[:MAX_FAILURE_TEXT], *explain(error)),
-                )
-            if not isinstance(error, Exception):
+                what = program.describe(args, kwargs)[:MAX_FAILURE_TEXT]
+                failure = Failure(sequence, what, *explain(error))
+                if not interrupted:  # of Ctrl-C its caller is told by Ctrl-C itself
+                    self._report(failure)
+                self._fail(program, fields, failure)
+            if interrupted:
                 raise
 
     def poison(self, name: int, failure: Failure) -> None:
@@ -142,7 +143,6 @@ class Executor:
 
     def _fail(self, program: Program, fields: Fields, failure: Failure) -> None:
         """A failed operation may have written part of its targets: no alias of theirs can be trusted [P8.2]."""
-        self._report(failure)
         self._store.poison_storages(self._written(program, fields), failure, written=True)
         self._poison_results(program, fields, failure)
 

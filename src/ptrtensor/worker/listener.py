@@ -74,6 +74,8 @@ def listen(host: str, port: int) -> socket.socket:
             f"refusing to listen on {host}: without authentication and encryption, which this version does not "
             "have, a worker listens on loopback only (127.0.0.1 or ::1)"
         )
+    if not 0 <= port < 65536:
+        raise PtrTensorError(f"there is no port {port}: a port is a number from 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family)
 
@@ -87,5 +89,9 @@ def serve_forever(listener: socket.socket, identity: Identity, compute_device: s
         except OSError:  # too many open files, or a client that has gone: whoever leaves makes room
             time.sleep(0.1)
             continue
-        gate = Gate(Session(identity, compute_device), turn, token="")
-        threading.Thread(target=serve_connection, args=(sock, gate), daemon=True).start()
+        start_serving(sock, Session(identity, compute_device), turn)
+
+
+def start_serving(sock: socket.socket, session: Session, turn: threading.Lock) -> None:
+    """In a thread, which alone holds the session: what a client leaves behind is freed with it."""
+    threading.Thread(target=serve_connection, args=(sock, Gate(session, turn, token="")), daemon=True).start()

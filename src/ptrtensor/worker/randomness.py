@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import default_generator
+from ptrtensor._torch import GENERATOR_LOCK, default_generator
 
 
 class Randomness:
@@ -36,13 +36,14 @@ class Randomness:
     def as_default(self, seed: int) -> Iterator[None]:
         """The same for an operation that only knows torch's default generator, which is given back untouched."""
         mine, shared = self.generator(seed), default_generator(self._device)
-        before = shared.get_state()
-        shared.set_state(mine.get_state())
-        try:
-            yield
-        finally:
-            mine.set_state(shared.get_state())
-            shared.set_state(before)
+        with GENERATOR_LOCK:
+            before = shared.get_state()
+            try:
+                shared.set_state(mine.get_state())
+                yield
+            finally:
+                mine.set_state(shared.get_state())
+                shared.set_state(before)
 
     @property
     def state(self) -> Tensor:

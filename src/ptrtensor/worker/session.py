@@ -92,7 +92,10 @@ class Session:
 
         :raises ProtocolError: the client broke a rule; the session is over.
         """
-        with isolated(), self._flags_applied():
+        return isolated(self._handle, message, payload)
+
+    def _handle(self, message: ClientMessage, payload: memoryview) -> list[Reply]:
+        with self._flags_applied():
             match message:
                 case Hello():
                     return [(self._identity.greet(message, str(self._device)), None)]
@@ -227,7 +230,7 @@ class Session:
         try:
             self.store.objects[put.name] = tensor_of(put.meta, payload).to(device)
         except Exception as error:  # out of memory, or strides that overlap
-            self._executor.poison(put.name, Failure(self._executor.executed, f"send {put.meta}", *explain(error)))
+            self._executor.poison(put.name, Failure(-put.name, f"send {put.meta}", *explain(error)))
 
     def _fetch(self, fetch: Fetch) -> Reply:
         poison = self.store.poisoned.get(fetch.name)
@@ -241,7 +244,7 @@ class Session:
         try:
             return self._value(fetch.request, value)
         except Exception as error:
-            return Failed(fetch.request, Failure(self._executor.executed, "get", *explain(error))), None
+            return Failed(fetch.request, Failure(-fetch.name, "get", *explain(error))), None
 
     def _value(self, request: int, tensor: Tensor) -> Reply:
         plain = dense(tensor).to(HOST)
@@ -261,7 +264,7 @@ class Session:
                 [extent_of(value) for value in outcome.written],
             )
         except UnsupportedOpError as error:
-            return Failed(describe.request, Failure(self._executor.executed, "result", *explain(error)))
+            return Failed(describe.request, Failure(-describe.name, "result", *explain(error)))
 
     # --- what is here
 

@@ -43,7 +43,6 @@ def added(devices: Devices[Owner], *names: str) -> list[tuple[Owner, torch.devic
     for name in names:
         owner = Owner(name)
         device = devices.register(owner)
-        devices.occupy(owner, device)
         made.append((owner, device))
     return made
 
@@ -67,22 +66,30 @@ def test_the_128th_is_refused(devices: Devices[Owner]) -> None:
     assert [device.index for _, device in made] == list(range(1, 128))
     with pytest.raises(PtrTensorError, match=r"'one more': torch has room for 127 workers.*close\(\)"):
         devices.register(Owner("one more"))
-    devices.release(*made.pop(40))
+    devices.release(made.pop(40)[0])
     assert index_of(devices, "instead") == 41
 
 
 def test_two_of_one_name(devices: Devices[Owner]) -> None:
-    ((owner, device),) = added(devices, "a")
+    ((owner, _),) = added(devices, "a")
     with pytest.raises(PtrTensorError, match="there is a worker 'a' already"):
         devices.register(Owner("a"))
-    devices.release(owner, device)
+    devices.release(owner)
     added(devices, "a")
+
+
+def test_an_index_is_taken_as_soon_as_it_is_given(devices: Devices[Owner]) -> None:
+    """Two threads that make workers at once must not get one device, nor one name: data would go to the wrong one."""
+    one, other = Owner("a"), Owner("b")
+    assert devices.register(one) != devices.register(other)
+    with pytest.raises(PtrTensorError, match="already"):
+        devices.register(Owner("a"))
 
 
 def test_an_index_is_given_again_when_nothing_of_its_worker_lives(devices: Devices[Owner]) -> None:
     (owner, device), _ = added(devices, "a", "b")
     pointer = owner.alive
-    devices.release(owner, device)
+    devices.release(owner)
     del owner
     assert index_of(devices, "c") == 3
     del pointer
@@ -91,10 +98,10 @@ def test_an_index_is_given_again_when_nothing_of_its_worker_lives(devices: Devic
 
 def test_an_index_is_given_again_when_only_garbage_holds_it(devices: Devices[Owner]) -> None:
     made = added(devices, *(str(place) for place in range(MAX_INDEX)))
-    owner, device = made.pop(6)
+    owner, _ = made.pop(6)
     cycle: list[object] = [owner.alive]
     cycle.append(cycle)
-    devices.release(owner, device)
+    devices.release(owner)
     gc.collect()
     del owner, cycle
     assert index_of(devices, "after the collection") == 7
@@ -102,10 +109,10 @@ def test_an_index_is_given_again_when_only_garbage_holds_it(devices: Devices[Own
 
 def test_release_is_for_the_owner_only(devices: Devices[Owner]) -> None:
     ((owner, device),) = added(devices, "a")
-    devices.release(Owner("somebody else"), device)
+    devices.release(Owner("somebody else"))
     assert devices.worker(device) is owner
-    devices.release(owner, device)
-    devices.release(owner, device)
+    devices.release(owner)
+    devices.release(owner)
 
 
 @pytest.mark.parametrize("index", [0, 5, 127])
@@ -122,7 +129,7 @@ def test_an_index_when_there_are_no_workers(devices: Devices[Owner]) -> None:
 
 def test_a_closed_workers_index(devices: Devices[Owner]) -> None:
     ((owner, device),) = added(devices, "a")
-    devices.release(owner, device)
+    devices.release(owner)
     with pytest.raises(WorkerLostError, match="was worker 'a', which is closed"):
         devices.worker(device)
 
@@ -216,7 +223,7 @@ def test_torch_finds_the_module(virtual_worker: pt.VirtualWorker) -> None:
 def test_counts(devices: Devices[Owner], module: DeviceModule[Owner]) -> None:
     assert not module.is_available() and module.device_count() == 1
     made = added(devices, "a", "b", "c")
-    devices.release(*made[1])
+    devices.release(made[1][0])
     assert module.is_available() and module.device_count() == 4
 
 

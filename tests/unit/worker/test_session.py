@@ -111,6 +111,15 @@ def test_a_put_that_cannot_be_made_poisons_its_name() -> None:
     assert failure.operation.startswith("send float32[2]")
 
 
+def test_a_failed_put_is_not_taken_for_the_next_command() -> None:
+    """Failures are kept by number until somebody sees them: the one would hide the other, and lend it its line."""
+    hand = ByHand()
+    hand.handle(messages.Put(5, TensorMeta((2,), (10**17,), "float32")), bytes(8))
+    hand.run("aten::no_such_operation", expect=[A])
+    assert len(hand.failures) == 2
+    assert len({failure.sequence for failure in hand.failures}) == 2
+
+
 def test_fetch_answers_missing_and_failed() -> None:
     hand = ByHand()
     assert hand.ask(messages.Fetch, messages.Missing, 77).name == 77

@@ -35,8 +35,7 @@ def to_copy(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap)
         return run(operations[op], args, kwargs, wrap)
     rest = {name: value for name, value in kwargs.items() if name != "device"}
     if device.type != pointer.device.type:
-        with isolated():
-            return op(value_of(pointer), **rest, device=device)
+        return isolated(op, value_of(pointer), **rest, device=device)
     there = devices.worker(device)
     return run(operations[op], (pointer_to(value_of(pointer), there, wrap),), rest, wrap)
 
@@ -53,8 +52,7 @@ def copy_(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -
             source = pointer_to(value_of(source), target._worker, wrap)
         return run(operations[op], (target, source), {}, wrap)
     assert isinstance(source, Pointer)
-    with isolated():
-        target.copy_(value_of(source))
+    isolated(target.copy_, value_of(source))
     return target
 
 
@@ -69,8 +67,7 @@ def local_scalar_dense(op: OpOverload[..., object], args: Args, kwargs: Kwargs, 
     """`item()`, `float()`, `bool()`: one round trip and no command."""
     (pointer,) = args
     assert isinstance(pointer, Pointer)
-    with isolated():
-        return value_of(pointer).item()
+    return isolated(value_of(pointer).item)
 
 
 def made_elsewhere(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
@@ -79,10 +76,9 @@ def made_elsewhere(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap
     assert isinstance(pointer, Pointer)
     if not isinstance(device, torch.device) or device == pointer._worker.device:
         return run(operations[op], args, kwargs, wrap)
-    meta = pointer._meta
-    with isolated():
-        stand_in = torch.empty_strided(meta.shape, meta.stride, dtype=DTYPES[meta.dtype], device="meta")
-        return op(stand_in, *args[1:], **kwargs)
+    meta, dtype = pointer._meta, DTYPES[pointer._meta.dtype]
+    stand_in = isolated(torch.empty_strided, meta.shape, meta.stride, dtype=dtype, device="meta")
+    return isolated(op, stand_in, *args[1:], **kwargs)
 
 
 def spaced_elsewhere(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
@@ -92,8 +88,7 @@ def spaced_elsewhere(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wr
     if device == worker.device:
         return run(operations[op], args, kwargs, wrap)
     given = [value_of(value) if isinstance(value, Pointer) else value for value in args]
-    with isolated():
-        return op(*given, **kwargs)
+    return isolated(op, *given, **kwargs)
 
 
 def pack_padded_sequence(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:

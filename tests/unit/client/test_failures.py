@@ -1,0 +1,55 @@
+"""Failures: whose line they show, and how often they are raised."""
+
+import pytest
+
+from ptrtensor.client.callsite import CallSite
+from ptrtensor.client.failures import MAX_UNSEEN, Failures
+from ptrtensor.errors import RemoteOpError
+from ptrtensor.wire.messages import Failure
+
+
+def site(line: int) -> CallSite:
+    return CallSite(site.__code__, line)
+
+
+def failure(sequence: int) -> Failure:
+    return Failure(sequence, f"operation {sequence}", "reason", "")
+
+
+def test_a_command_and_a_put_before_it_each_have_their_line() -> None:
+    failures = Failures("bob")
+    failures.put(3, 0, site(10))
+    failures.issued(0, site(20))
+    failures.acknowledge(1, [failure(-3), failure(0)])
+    with pytest.raises(RemoteOpError, match=r"(?s)operation -3.*line 10, ") as caught:
+        failures.raise_unseen()
+    (note,) = caught.value.__notes__
+    assert "operation 0" in note and "line 20, " in note
+    failures.raise_unseen()
+
+
+def test_lines_of_what_went_well_are_forgotten() -> None:
+    failures = Failures("bob")
+    for name in range(1, 5):
+        failures.put(name, 0, site(name))
+    failures.issued(0, site(0))
+    failures.acknowledge(0, [])
+    assert len(failures._sites) == 5
+    failures.acknowledge(1, [])
+    assert not failures._sites and not failures._puts
+
+
+def test_an_error_that_was_raised_counts_as_seen() -> None:
+    failures = Failures("bob")
+    failures.acknowledge(1, [failure(0)])
+    assert "operation 0 failed at worker bob: reason" in str(failures.error(failure(0)))
+    failures.raise_unseen()
+
+
+def test_of_very_many_only_the_number_is_kept() -> None:
+    failures = Failures("bob")
+    failures.acknowledge(MAX_UNSEEN + 20, [failure(sequence) for sequence in range(MAX_UNSEEN + 20)])
+    with pytest.raises(RemoteOpError, match="operation 0 ") as caught:
+        failures.raise_unseen()
+    assert caught.value.__notes__[-1] == f"and {MAX_UNSEEN + 20 - 6} more failures"
+    failures.raise_unseen()

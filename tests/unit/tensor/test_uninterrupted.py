@@ -1,0 +1,50 @@
+"""Ctrl-C ends the wait for what must not be interrupted, and not the thing itself."""
+
+import signal
+import threading
+import time
+
+import pytest
+
+from ptrtensor.tensor.uninterrupted import uninterrupted
+
+
+def strike(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_results_and_errors_come_through() -> None:
+    assert uninterrupted(lambda: 3) == 3
+    assert uninterrupted(lambda: None) is None
+    with pytest.raises(ZeroDivisionError):
+        uninterrupted(lambda: 1 // 0)
+
+
+def test_another_thread_runs_it_itself() -> None:
+    ran_in: list[tuple[int, int]] = []
+
+    def act() -> None:
+        ran_in.append((uninterrupted(threading.get_ident), threading.get_ident()))
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    thread.join()
+    ((inner, outer),) = ran_in
+    assert inner == outer
+
+
+def test_it_goes_on_to_its_end() -> None:
+    done = threading.Event()
+
+    def act() -> None:
+        time.sleep(0.2)
+        done.set()
+
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            uninterrupted(act)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert done.wait(10)
