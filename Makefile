@@ -3,7 +3,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults check lint types clean
+.PHONY: help demo test check lint types clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -13,9 +13,6 @@ demo: .venv/installed ## train one classifier over two hospitals; no patient's r
 
 test: .venv/installed ## run the tests and print their coverage
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --cov --cov-report=term-missing:skip-covered
-
-faults: .venv/installed ## kills, forks, interruptions, exits and random programs (minutes; not all pass yet)
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 tests/faults tests/property
 
 check: lint types test ## everything that must pass before a commit
 

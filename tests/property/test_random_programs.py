@@ -497,3 +497,13 @@ def test_a_base_that_is_reshaped_in_place_after_views_were_made(worker: pt.Worke
         assert viewed != "none"
         return
     assert torch.equal(got.cpu(), expected)
+
+
+def test_reshaped_in_place_again_and_again(worker: pt.Worker) -> None:
+    weight = torch.arange(4.0, device=worker.device, requires_grad=True)
+    value = weight * 2
+    value.unsqueeze_(0)
+    value.unsqueeze_(0).transpose_(1, 2)
+    (value * torch.arange(4.0, device=worker.device).view(1, 4, 1)).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [0, 2, 4, 6]

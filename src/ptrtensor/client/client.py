@@ -80,6 +80,7 @@ class Client:
 
     def reserve(self, names: int = 1) -> int:
         """The first of so many fresh names."""
+        self.check()  # before any lock: in a forked child another thread may have held it
         return self._outbox.reserve(names)
 
     def post(self, instruction: Instruction, command: bytes, site: CallSite) -> None:

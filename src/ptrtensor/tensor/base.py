@@ -18,6 +18,8 @@ class Pointer(Tensor):
     _worker: Worker
     _reference: Reference
     _meta: TensorMeta
+    _viewed: bool = False
+    """Whether a view of it was ever made."""
 
 
 Wrap = Callable[[Worker, Reference, TensorMeta, int], Pointer]

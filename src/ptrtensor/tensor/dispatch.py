@@ -72,7 +72,10 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
         bump_versions(pointer for pointer in written if pointer is not None)
     for change in prediction.changes:
         reshape(call.pointers[change.place], change.extent, wrap)
-    with view_mode(call.pointers[0] if operation.is_view else None):
+    base = call.pointers[0] if operation.is_view else None
+    if base is not None:
+        base._viewed = True
+    with view_mode(base):
         pointers = [
             None if extent is None else wrap(worker, reference, extent.meta, extent.offset)
             for extent, reference in zip(prediction.fresh, references, strict=True)
@@ -150,13 +153,28 @@ def renamed(call: Call, places: list[int], wrap: Wrap) -> Call:
     for place in places:
         pointer = call.pointers[place]
         if pointer is not None:
+            check_reshapable(call.operation, pointer)
+            viewed = pointer._viewed
             alias = run(operations[ALIAS], (pointer,), {}, wrap)
+            pointer._viewed = viewed
             assert isinstance(alias, Pointer)
             pointer._reference = alias._reference
             tags, description = pointer.__dict__.get("_tags", ()), pointer.__dict__.get("_description", "")
             if tags or description:
                 alias._worker.client.send(messages.Annotate(alias._reference.name, tags, description))
     return Call(call.operation, call.args, call.kwargs, call.worker) if places else call
+
+
+def check_reshapable(operation: Operation, pointer: Pointer) -> None:
+    """Of a view, autograd on this kind of device keeps what was called and not the strides that came of it.
+
+    It would call that again on what the base has become, and give gradients of something else without an error.
+    """
+    if pointer.requires_grad and (pointer._viewed or pointer._is_view()):
+        raise UnsupportedOpError(
+            f"{operation.op} changes the shape of a tensor in place that requires grad and is a view or has views: its "
+            "gradients would be wrong. Take the result of the operation that is not in place"
+        )
 
 
 def reshape(pointer: Pointer | None, extent: Extent, wrap: Wrap) -> None:

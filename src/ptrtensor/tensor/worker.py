@@ -143,7 +143,6 @@ class Worker(ABC):
 
     def put(self, tensor: Tensor, *, host: bool = False) -> tuple[Reference, TensorMeta]:
         """Copy a local tensor's value to the worker; `host` keeps it in the worker's main memory."""
-        self.client.check()
         meta_of(tensor)  # refuses layouts that cannot be sent
         plain = isolated(lambda: dense(tensor.to("cpu")))
         meta = meta_of(plain)
