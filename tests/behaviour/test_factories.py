@@ -262,7 +262,7 @@ def test_a_device_of_nobody_is_an_error_that_says_whose_there_are(
     make: Callable[[pt.Worker], object], worker: pt.Worker
 ) -> None:
     with pytest.raises(
-        (pt.PtrTensorError, RuntimeError), match=f"(?s)no worker has the device.*{worker.id}|index"
+        (pt.PtrTensorError, RuntimeError), match=f"(?s)no worker has the device.*{worker.id}|index|, which is closed"
     ) as e:
         make(worker)
     assert "internal" not in str(e.value).lower()

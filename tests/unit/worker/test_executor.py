@@ -421,4 +421,4 @@ def test_an_interrupted_operation_is_poisoned_and_the_interruption_goes_on(monke
     hand.sequence = sequence
     hand.post([(None, hand.command(defined, 51)[1])])  # as a client does that does not know what was run
     assert hand.state(target) == "x" and "interrupted" in hand.why(target)
-    assert len(hand.failures) == 1
+    assert hand.failures == []  # whoever pressed Ctrl-C knows of it
