@@ -55,7 +55,9 @@ COPIED_BELOW_BYTES: Final = 1024 * 1024
 def meta_of(tensor: Tensor) -> TensorMeta:
     """The metadata of a dense tensor, local or fake; `UnsupportedOpError` names any other layout or dtype."""
     if is_lazy(tensor):
-        raise UnsupportedOpError("an uninitialized parameter has no values to send: run its lazy module once first")
+        raise UnsupportedOpError(
+            "an uninitialized parameter has no values to send: run its lazy module once first, or use send(module, worker)"
+        )
     if tensor.is_nested:
         raise UnsupportedOpError(
             "a nested tensor cannot live behind a pointer: send its parts, or pad it with .to_padded_tensor() first"

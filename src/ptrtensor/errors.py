@@ -15,6 +15,8 @@
     └── WorkerLostError         the worker is closed, has died, or cannot be reached
 """
 
+from typing import Final
+
 
 class PtrTensorError(Exception):
     """Root of every error that ptrtensor raises; raised itself for a wrong set-up (ids, device indices)."""
@@ -40,8 +42,36 @@ class RemoteOpError(PtrTensorError, RuntimeError):
     """An operation failed at the worker.
 
     The message shows the line of the caller that issued the operation, the operation with the shapes of its
-    arguments, and the worker's traceback. Also a `RuntimeError`, as most failures of torch are.
+    arguments, and the worker's traceback. Also a `RuntimeError`, as most failures of torch are; and an `IndexError`
+    or the like, where torch's was.
     """
+
+
+class RemoteIndexError(RemoteOpError, IndexError):
+    """The same where torch's error at the worker was an `IndexError`; so with the next ones."""
+
+
+class RemoteValueError(RemoteOpError, ValueError): ...
+
+
+class RemoteTypeError(RemoteOpError, TypeError): ...
+
+
+class RemoteNotImplementedError(RemoteOpError, NotImplementedError): ...
+
+
+class RemoteUnsupportedOpError(RemoteOpError, UnsupportedOpError):
+    """A result that no pointer can stand for."""
+
+
+REMOTE_ERRORS: Final[dict[str, type[RemoteOpError]]] = {
+    "IndexError": RemoteIndexError,
+    "ValueError": RemoteValueError,
+    "TypeError": RemoteTypeError,
+    "NotImplementedError": RemoteNotImplementedError,
+    "UnsupportedOpError": RemoteUnsupportedOpError,
+}
+"""By the name of the class at the worker; so ``except IndexError`` catches what it would catch of local tensors."""
 
 
 class PermissionDeniedError(PtrTensorError):

@@ -4,7 +4,7 @@ from collections import deque
 from typing import Final
 
 from ptrtensor.client.callsite import CallSite
-from ptrtensor.errors import RemoteOpError
+from ptrtensor.errors import REMOTE_ERRORS, RemoteOpError
 from ptrtensor.wire.messages import Failure
 
 MAX_UNSEEN: Final = 100
@@ -59,7 +59,8 @@ class Failures:
         self._keep(failure)
         site = self._failed_sites.get(failure.sequence)
         issued = f"\n  issued by {site}" if site is not None else ""
-        error = RemoteOpError(f"{failure.operation} failed at worker {self._worker}: {failure.error}{issued}")
+        kind = REMOTE_ERRORS.get(failure.error.partition(":")[0], RemoteOpError)
+        error = kind(f"{failure.operation} failed at worker {self._worker}: {failure.error}{issued}")
         if failure.traceback:
             error.add_note(f"The worker's traceback:\n{failure.traceback.rstrip()}")
         return error

@@ -90,8 +90,10 @@ def predict(worker: Worker, call: Call) -> Prediction:
     changes: list[Change] = []
     try:
         fresh, changes = inferences[worker.compute_device](operation, call.args, call.kwargs)
+        if changes and not operation.changes_metadata:
+            raise Unpredictable  # an `out` grew: kernels lay it out as they like
     except Unpredictable:
-        pass  # the worker will be asked
+        fresh, changes = None, []  # the worker will be asked
     positional, keywords = form(call)
     instruction = Instruction(
         worker.cache.number(),

@@ -18,14 +18,15 @@ from ptrtensor.tensor.handlers.crossing import pointer_to, value_of
 Func = Callable[..., object]
 Args = tuple[object, ...]
 Kwargs = dict[str, object]
-Prepare = Callable[[Args, Kwargs, Wrap], tuple[Args, Kwargs]]
+Prepared = tuple[Func, Args, Kwargs]
+Prepare = Callable[[Func, Args, Kwargs, Wrap], Prepared]
 
 
 def call(func: Func, types: tuple[type, ...], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
     """Run a function of torch that was given a pointer."""
     prepare = PREPARED.get(func)
     if prepare is not None:
-        args, kwargs = prepare(args, kwargs, wrap)
+        func, args, kwargs = prepare(func, args, kwargs, wrap)
     try:
         return native_function(func, types, args, kwargs)
     except WorkerMismatchError as error:
@@ -33,28 +34,42 @@ def call(func: Func, types: tuple[type, ...], args: Args, kwargs: Kwargs, wrap: 
         raise
 
 
-def fetch_indices(args: Args, kwargs: Kwargs, wrap: Wrap) -> tuple[Args, Kwargs]:
+def fetch_indices(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
     """`tensor_split` wants the places to split at in main memory, on any device; a pointer to them is fetched."""
     given = [value_of(value) if place and isinstance(value, Pointer) else value for place, value in enumerate(args)]
     named = {
         name: value_of(value) if isinstance(value, Pointer) and name != "input" else value
         for name, value in kwargs.items()
     }
-    return tuple(given), named
+    return func, tuple(given), named
 
 
-def send_lengths(args: Args, kwargs: Kwargs, wrap: Wrap) -> tuple[Args, Kwargs]:
+def send_lengths(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
     """For a tensor subclass `ctc_loss` computes with the lengths where the log-probabilities are."""
     log_probs = args[0] if args else kwargs["log_probs"]
     if not isinstance(log_probs, Pointer):
-        return args, kwargs
+        return func, args, kwargs
     worker = log_probs._worker
 
     def there(value: object) -> object:
         local = isinstance(value, Tensor) and not isinstance(value, Pointer)
         return pointer_to(value, worker, wrap) if local and isinstance(value, Tensor) else value
 
-    return tuple(there(value) for value in args), {name: there(value) for name, value in kwargs.items()}
+    return func, tuple(there(value) for value in args), {name: there(value) for name, value in kwargs.items()}
+
+
+def write_out(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
+    """Torch's code forgets `out` for tensor subclasses: the result is copied into it."""
+    out = kwargs.get("out")
+    if not isinstance(out, Tensor):
+        return func, args, kwargs
+
+    def written(*args: object, **kwargs: object) -> Tensor:
+        result = func(*args, **kwargs)
+        assert isinstance(result, Tensor)
+        return out.resize_(result.shape).copy_(result)
+
+    return written, args, {name: value for name, value in kwargs.items() if name != "out"}
 
 
 PREPARED: Final[dict[Func, Prepare]] = {
@@ -62,5 +77,6 @@ PREPARED: Final[dict[Func, Prepare]] = {
     Tensor.tensor_split: fetch_indices,
     torch.ctc_loss: send_lengths,
     F.ctc_loss: send_lengths,
+    torch.linalg.matrix_rank: write_out,
 }
-"""Functions whose arguments must be in some place before torch looks at them."""
+"""Functions whose arguments must be prepared before torch looks at them."""

@@ -84,7 +84,9 @@ def native_error(
     except UNPREDICTABLE:
         return error
     except Exception as native:
-        return native
+        error = native
+    if isinstance(error, AssertionError):  # of a rule that is written in Python; where torch checks in C++ it is this
+        return RuntimeError(str(error))
     return error
 
 

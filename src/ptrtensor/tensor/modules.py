@@ -1,13 +1,20 @@
 """Whole modules, in place: parameters stay the same Python objects, tied ones tied (D4)."""
 
+import itertools
 import weakref
 from collections.abc import Callable
+from typing import Final
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
 from ptrtensor._torch import is_exchangeable, take_over_hooks
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor.copying import OWN_STATE
+
+WAITING: Final = "_ptrtensor_waiting"
+"""Where a lazy module keeps the hook that will convert it."""
 
 
 def convert(module: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Callable[[Tensor], bool]) -> None:
@@ -19,10 +26,14 @@ def convert(module: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Call
 
     :raises UnsupportedOpError: something else holds a parameter; the module is then as it was.
     """
+    for part in module.modules():
+        convert_when_shaped(part, transfer, stays)
     check_free(module, stays)
     moved: dict[int, tuple[Tensor, Tensor]] = {}
 
     def convert_once(tensor: Tensor) -> Tensor:
+        if is_lazy(tensor):
+            return tensor
         if stays(tensor):
             return tensor.detach()
         if id(tensor) not in moved:
@@ -33,6 +44,22 @@ def convert(module: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Call
     module._apply(convert_once)
     for each in kept:
         each.restore()
+
+
+def convert_when_shaped(part: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Callable[[Tensor], bool]) -> None:
+    """Parameters of lazy modules have no value yet: they are converted as soon as the first call has made them."""
+    waiting: RemovableHandle | None = part.__dict__.pop(WAITING, None)
+    if waiting is not None:
+        waiting.remove()
+    if not any(map(is_lazy, itertools.chain(part.parameters(recurse=False), part.buffers(recurse=False)))):
+        return
+
+    def convert_now(part: nn.Module, args: object) -> None:
+        part.__dict__.pop(WAITING).remove()
+        convert(part, transfer, stays)
+
+    # After torch's own hook, which makes them from the shapes of the arguments.
+    part.__dict__[WAITING] = part.register_forward_pre_hook(convert_now)
 
 
 class Kept:
@@ -52,7 +79,7 @@ def check_free(module: nn.Module, stays: Callable[[Tensor], bool]) -> None:
     """Torch exchanges a parameter only if nothing else holds it, and would stop half-way through the module."""
     own = {id(reference) for part in module.modules() for reference in getattr(part, "_flat_weight_refs", ())}
     for name, parameter in module.named_parameters():
-        if stays(parameter):
+        if is_lazy(parameter) or stays(parameter):
             continue
         watched = any(id(reference) not in own for reference in weakref.getweakrefs(parameter))
         if watched or not is_exchangeable(parameter):
