@@ -50,13 +50,15 @@ MEMORY_FORMAT_NAMES: Final[dict[torch.memory_format, str]] = {
 # --- metadata and bytes
 
 COPIED_BELOW_BYTES: Final = 1024 * 1024
+MEMORYLESS_KEYS: Final = ("Python", "Functionalize", "FuncTorchBatched", "FuncTorchGradWrapper")
+"""Dispatch keys of tensors that stand for others."""
 
 
 def meta_of(tensor: Tensor) -> TensorMeta:
     """The metadata of a dense tensor, local or fake; `UnsupportedOpError` names any other layout or dtype."""
     if is_lazy(tensor):
         raise UnsupportedOpError(
-            "an uninitialized parameter has no values to send: run its lazy module once first, or use send(module, worker)"
+            "an uninitialized parameter has no values to send: run its lazy module once first, or send the module"
         )
     if tensor.is_nested:
         raise UnsupportedOpError(
@@ -80,6 +82,12 @@ def dense(tensor: Tensor) -> Tensor:
     if plain._is_zerotensor():
         plain = plain.clone()  # torch's zeros without memory
     return plain if is_dense(plain) else plain.clone()  # which keeps the order of the dimensions, as `.to()` does
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether the values are in memory of its own; those of fakes and inside torch.func's transforms are not."""
+    keys = torch._C._dispatch_keys(tensor)
+    return not any(keys.has(getattr(torch._C.DispatchKey, name)) for name in MEMORYLESS_KEYS)
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -195,6 +203,10 @@ def as_subclass_of(cls: type[Tensor], func: Callable[..., object], made: object)
         return made
     converted: object = torch._tensor._convert(made, cls)
     return converted
+
+
+REQUIRES_GRAD_SETTER: Final[Callable[..., object]] = Tensor.requires_grad.__set__  # type: ignore[attr-defined]
+"""What `__torch_function__` is given when the attribute is assigned to."""
 
 
 def answered(getter: Callable[[Any], object]) -> Any:

@@ -20,6 +20,8 @@ class Pointer(Tensor):
     _meta: TensorMeta
     _viewed: bool = False
     """Whether a view of it was ever made."""
+    _reshaped: bool = False
+    """Whether it was reshaped in place with views about, or one of its views was."""
 
 
 Wrap = Callable[[Worker, Reference, TensorMeta, int], Pointer]

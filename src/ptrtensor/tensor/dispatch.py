@@ -17,6 +17,7 @@ from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.cache import Change, Extent, Prediction
 from ptrtensor.tensor.infer import Unpredictable, inferences
 from ptrtensor.tensor.operation import Kind, Operation, operations
+from ptrtensor.tensor.reshaping import check_writes, note_reshaping
 from ptrtensor.tensor.signature import Args, Call, Kwargs, form
 from ptrtensor.tensor.worker import Worker, call_sites
 from ptrtensor.wire import messages
@@ -53,6 +54,8 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
     worker = call.worker
     if worker is None:
         raise PtrTensorError(f"{operation.op} was called with no pointer and no worker's device")
+    if worker.has_reshaped_views:
+        check_writes(call)
     key = (worker.mirror_flags(), *call.key)
     prediction = worker.cache.get(key)
     if prediction is None:
@@ -60,6 +63,10 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
         worker.cache.add(key, prediction)
     if prediction.fresh is None:
         return ask(worker, call, prediction, wrap)
+    for change in prediction.changes:
+        pointer = call.pointers[change.place]
+        if pointer is not None:
+            note_reshaping(pointer, str(operation.op))
     if prediction.changes:
         call = renamed(call, [change.place for change in prediction.changes], wrap)
     names = len(prediction.fresh)
@@ -139,6 +146,9 @@ def ask(worker: Worker, call: Call, prediction: Prediction, wrap: Wrap) -> objec
         for extent, reference in zip(outcome.fresh, references, strict=False)
     ]
     for place, extent in zip(written, outcome.written, strict=True):
+        pointer = call.pointers[place]
+        if pointer is not None and pointer._meta != extent.meta:
+            note_reshaping(pointer, str(operation.op))
         reshape(call.pointers[place], Extent(interned(extent.meta), extent.offset), wrap)
     return returned(operation, call.args, call.kwargs, pointers)
 
@@ -155,28 +165,15 @@ def renamed(call: Call, places: list[int], wrap: Wrap) -> Call:
     for place in places:
         pointer = call.pointers[place]
         if pointer is not None:
-            check_reshapable(call.operation, pointer)
             viewed = pointer._viewed
             alias = run(operations[ALIAS], (pointer,), {}, wrap)
-            pointer._viewed = viewed
+            pointer._viewed = viewed  # only its name is wanted
             assert isinstance(alias, Pointer)
             pointer._reference = alias._reference
             tags, description = pointer.__dict__.get("_tags", ()), pointer.__dict__.get("_description", "")
             if tags or description:
                 alias._worker.client.send(messages.Annotate(alias._reference.name, tags, description))
     return Call(call.operation, call.args, call.kwargs, call.worker) if places else call
-
-
-def check_reshapable(operation: Operation, pointer: Pointer) -> None:
-    """Of a view, autograd on this kind of device keeps what was called and not the strides that came of it.
-
-    It would call that again on what the base has become, and give gradients of something else without an error.
-    """
-    if pointer.requires_grad and (pointer._viewed or pointer._is_view()):
-        raise UnsupportedOpError(
-            f"{operation.op} changes the shape of a tensor in place that requires grad and is a view or has views: its "
-            "gradients would be wrong. Take the result of the operation that is not in place"
-        )
 
 
 def reshape(pointer: Pointer | None, extent: Extent, wrap: Wrap) -> None:

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptrtensor._torch import native_function
+from ptrtensor._torch import REQUIRES_GRAD_SETTER, native_function
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.handlers.crossing import pointer_to, value_of
+from ptrtensor.tensor.reshaping import check_recordable
 
 Func = Callable[..., object]
 Args = tuple[object, ...]
@@ -72,11 +73,31 @@ def write_out(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
     return written, args, {name: value for name, value in kwargs.items() if name != "out"}
 
 
+def check_requirable(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
+    """`requires_grad_` and the attribute."""
+    pointer, value = args[0], args[1] if len(args) > 1 else kwargs.get("requires_grad", True)
+    if value and isinstance(pointer, Pointer) and pointer._worker.has_reshaped_views:
+        check_recordable(pointer)
+    return func, args, kwargs
+
+
+def by_size(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
+    """`p.new(2, 3)` makes an empty tensor; torch's own code for it loses the index of the device."""
+    pointer, *sizes = args
+    if kwargs or not isinstance(pointer, Tensor) or not all(isinstance(size, int | torch.Size) for size in sizes):
+        return func, args, kwargs
+    return Tensor.new_empty, (pointer, sizes[0] if sizes and isinstance(sizes[0], torch.Size) else sizes or [0]), {}
+
+
 PREPARED: Final[dict[Func, Prepare]] = {
     torch.tensor_split: fetch_indices,
     Tensor.tensor_split: fetch_indices,
     torch.ctc_loss: send_lengths,
     F.ctc_loss: send_lengths,
     torch.linalg.matrix_rank: write_out,
+    torch.matmul: write_out,
+    Tensor.new: by_size,
+    Tensor.requires_grad_: check_requirable,
+    REQUIRES_GRAD_SETTER: check_requirable,
 }
 """Functions whose arguments must be prepared before torch looks at them."""

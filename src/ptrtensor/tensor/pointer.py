@@ -27,6 +27,7 @@ from ptrtensor.tensor.dispatch import dispatch
 from ptrtensor.tensor.factories import Factories
 from ptrtensor.tensor.handlers import crossing, sharing
 from ptrtensor.tensor.local import LocalWorker, local_worker
+from ptrtensor.tensor.reshaping import note_exchange
 from ptrtensor.tensor.signature import check_usable
 from ptrtensor.tensor.transfer import get_pointer, move_pointer
 from ptrtensor.tensor.worker import Worker
@@ -211,6 +212,8 @@ class PointerTensor(Pointer):
     @data.setter
     def data(self, other: Tensor) -> None:
         if isinstance(other, PointerTensor):
+            if other._meta is not self._meta or offset_of(other) != offset_of(self):
+                note_exchange(self)
             set_metadata(self, other)
             self._worker, self._reference, self._meta = other._worker, other._reference, other._meta
             return

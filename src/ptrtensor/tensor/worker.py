@@ -9,11 +9,11 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import Flags, bytes_of, dense, isolated, meta_of, read_flags, tensor_of
+from ptrtensor._torch import Flags, bytes_of, dense, has_memory, isolated, meta_of, read_flags, tensor_of
 from ptrtensor.client.callsite import PTRTENSOR_FOLDER, CallSites, library_folder
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
-from ptrtensor.errors import ProtocolError
+from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.tensor.cache import Cache
 from ptrtensor.tensor.device import Devices, install
 from ptrtensor.wire import messages
@@ -38,6 +38,7 @@ class Worker(ABC):
         self._flags_number = 0
         self._sequential = False
         self.spending = threading.Lock()
+        self.has_reshaped_views = False
         self.client.send(messages.Configure(messages.Settings(*self._flags)))
         self.device = devices.register(self)
         """`torch.device("lazy", k)`: what works with any other device of torch works with it."""
@@ -144,6 +145,11 @@ class Worker(ABC):
     def put(self, tensor: Tensor, *, host: bool = False) -> tuple[Reference, TensorMeta]:
         """Copy a local tensor's value to the worker; `host` keeps it in the worker's main memory."""
         meta_of(tensor)  # refuses layouts that cannot be sent
+        if not has_memory(tensor):
+            raise UnsupportedOpError(
+                f"a {type(tensor).__name__} without memory of its own cannot be sent to worker {self.id}: send an "
+                "ordinary tensor, outside of FakeTensorMode and of torch.func's transforms"
+            )
         plain = isolated(lambda: dense(tensor.to("cpu")))
         meta = meta_of(plain)
         reference = Reference(self.client, self.client.reserve())

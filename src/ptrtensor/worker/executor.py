@@ -46,7 +46,9 @@ class Executor:
                 returned = program.kernel(*args, **kwargs)
             fresh = program.results(returned)
             for value in fresh:
-                if not isinstance(value, Tensor | bool | int | float | None):
+                if isinstance(value, Tensor):
+                    meta_of(value)  # refuses layouts that pointers do not have
+                elif not isinstance(value, bool | int | float | None):
                     raise UnsupportedOpError(f"it returned a {type(value).__name__}, which does not travel")
             if not program.checked or program.restrides:
                 fresh = self._check(program, fresh)
