@@ -1,6 +1,7 @@
 """Who holds what (D4): send copies, get takes away, cpu() looks, move carries on; one graph may span all places."""
 
 import contextlib
+import copy
 import gc
 import io
 import linecache
@@ -621,3 +622,12 @@ def test_to_another_worker_copies(worker: pt.Worker, second_worker: pt.Worker) -
     copied = pointer.to(worker.device, copy=True)
     pointer.fill_(5)
     assert pt.is_pointer(copied) and copied.location is worker and value(copied).tolist() == [0, 0]
+
+
+def test_a_deep_copy_shares_memory_where_the_original_does(worker: pt.Worker) -> None:
+    flat = torch.zeros(4, device=worker.device)
+    copied = copy.deepcopy({"flat": flat, "view": flat.view(2, 2), "part": flat[1:3], "alias": flat.detach()})
+    copied["flat"].fill_(1)
+    assert copied["view"].tolist() == [[1, 1], [1, 1]]
+    assert copied["part"].tolist() == [1, 1] and copied["alias"].tolist() == [1, 1, 1, 1]
+    assert flat.tolist() == [0, 0, 0, 0]

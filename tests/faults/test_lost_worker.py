@@ -301,3 +301,36 @@ def test_ctrl_c_ends_a_program_whose_worker_stands_still() -> None:
         stop_and_interrupt(program, worker, 4)
         assert program.ends(2 * PROMPT_SECONDS) != 0
         assert "KeyboardInterrupt" in program.errors
+
+
+def test_a_failure_that_was_reported_is_raised_at_close_though_the_worker_is_gone(
+    make_worker: Callable[[str], pt.Worker],
+) -> None:
+    bob = make_worker("process")
+    assert isinstance(bob, pt.ProcessWorker)
+    values, indices = torch.ones(2, device=bob.device), torch.full((2,), 7, device=bob.device)
+    assert values.sum().item() == 2
+    bad = values.gather(0, indices)
+    bob.client.flush()
+    time.sleep(0.3)  # it has been run and reported, and nobody has looked
+    os.kill(bob._process.process.pid, signal.SIGKILL)
+    bob._process.process.wait()
+    with pytest.raises(pt.RemoteOpError, match="gather"):
+        bob.close()
+    bob.close()
+    del bad
+
+
+def test_commands_of_a_lost_worker_are_told_at_close(make_worker: Callable[[str], pt.Worker]) -> None:
+    bob = make_worker("process")
+    assert isinstance(bob, pt.ProcessWorker)
+    value = torch.ones(2, device=bob.device)
+    bob.synchronize()
+    os.kill(bob._process.process.pid, signal.SIGKILL)
+    bob._process.process.wait()
+    with contextlib.suppress(pt.WorkerLostError):
+        value = value + 1
+    time.sleep(0.3)  # the thread that flushes finds out, and nobody else
+    with pytest.raises(pt.WorkerLostError):
+        bob.close()
+    bob.close()

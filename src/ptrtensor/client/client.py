@@ -7,6 +7,7 @@ Two locks: `_writing` while a message goes out, `_reading` while this thread wai
 one of its own for the moment in which a command joins. Blocking on flow control holds only `_reading`.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from ptrtensor.errors import (
     ObjectNotFoundError,
     ProtocolError,
     PtrTensorError,
+    RemoteOpError,
     VersionMismatchError,
     WorkerLostError,
 )
@@ -71,6 +73,8 @@ class Client:
         self._awaited: set[int] = set()
         self._replies: dict[int, tuple[Reply, memoryview]] = {}
         self._lost: PtrTensorError | None = None
+        self._told = False
+        """Whether anybody has heard that the session is lost."""
         self._process = os.getpid()
         self._writing = threading.Lock()
         self._reading = threading.Lock()
@@ -134,7 +138,7 @@ class Client:
                 self.flush()
                 self._poll()
             except PtrTensorError:
-                pass  # the caller will meet it
+                self._told = False  # the caller will meet it, or `close` tells
 
     # --- requesting
 
@@ -178,6 +182,7 @@ class Client:
     def check(self) -> None:
         """Raise if this session cannot be used any more, or not by this process."""
         if self._lost is not None:
+            self._told = True
             raise self._lost.with_traceback(None)
 
     # --- the two ends of a session
@@ -200,13 +205,20 @@ class Client:
     def close(self, seconds: float | None = None) -> PtrTensorError | None:
         """End the session; returns the error that nobody has seen, if there is one. May be called twice."""
         error: PtrTensorError | None = None
+        told = self._told
         if self._lost is None:
-            try:
+            with contextlib.suppress(PtrTensorError):
                 self.request(messages.Bye, messages.Done, seconds)
-                self.failures.raise_unseen()
-            except PtrTensorError as lost:
-                error = lost if not isinstance(lost, WorkerLostError) else None
-            self._lost = WorkerLostError(f"worker {self.worker} was closed; its objects are gone")
+        with contextlib.suppress(PtrTensorError):
+            self._deliver()  # what came before the session was lost
+        try:
+            self.failures.raise_unseen()
+        except RemoteOpError as unseen:
+            error = unseen
+        if error is None and not told and self._outbox.next > self._acknowledged:
+            error = self._lost  # with commands of which nobody knows whether they were run
+        self._told = True
+        self._lost = WorkerLostError(f"worker {self.worker} was closed; its objects are gone")
         self._flusher.stop()
         self._transport.close()
         return error
@@ -217,6 +229,7 @@ class Client:
             f"worker {self.worker} belongs to process {self._process}, this is a forked child of it "
             f"({os.getpid()}): make workers in the process that uses them"
         )
+        self._told = True
         self._transport.abandon()
 
     @property
@@ -301,6 +314,7 @@ class Client:
     def _lose(self, error: PtrTensorError) -> None:
         if self._lost is None:
             self._lost = error
+        self._told = True
         raise self._lost.with_traceback(None)
 
 

@@ -3,8 +3,10 @@
 import copy
 from typing import Final
 
+import torch
 from torch import Tensor, nn
 
+from ptrtensor._torch import is_dense, offset_of
 from ptrtensor.tensor.base import Pointer
 
 OWN_STATE: Final = frozenset({"_worker", "_reference", "_meta", "_viewed", "_reshaped", "_id", "_is_param"})
@@ -20,7 +22,7 @@ def deep_copy(pointer: Pointer, memo: dict[int, object]) -> Tensor:
         raise RuntimeError(
             "only leaves can be deep-copied: use .clone() to copy with the history, .detach().clone() without it"
         )
-    copied = like(pointer, pointer.detach().clone())
+    copied = like(pointer, copied_value(pointer, memo))
     memo[id(pointer)] = copied
     if isinstance(pointer, nn.Parameter):
         return copied  # as torch has it: a copied parameter starts without gradient
@@ -30,6 +32,22 @@ def deep_copy(pointer: Pointer, memo: dict[int, object]) -> Tensor:
         if name not in OWN_STATE:
             copied.__dict__[name] = copy.deepcopy(value, memo)
     return copied
+
+
+def copied_value(pointer: Pointer, memo: dict[int, object]) -> Tensor:
+    """A copy of the value; what shares memory in the original shares it in the copy."""
+    base = pointer._base
+    if isinstance(base, Pointer) and is_dense(base):
+        copied = copied_value(base, memo)
+        offset = offset_of(pointer) - offset_of(base) + offset_of(copied)
+        with torch.no_grad():
+            return copied.as_strided(pointer.size(), pointer.stride(), offset)
+    # A name at the worker and not the pointer: detached aliases share it.
+    key = id(pointer._reference)
+    known = memo.get(key)
+    if not isinstance(known, Tensor):
+        known = memo[key] = pointer.detach().clone()
+    return known.detach()
 
 
 def reduced(pointer: Pointer, protocol: object) -> str | tuple[object, ...]:

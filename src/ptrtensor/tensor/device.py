@@ -98,7 +98,7 @@ class Devices(Generic[W]):
         known = ", ".join(f"{DEVICE_TYPE}:{index} is {worker.id}" for index, worker in self._workers.items())
         raise PtrTensorError(
             f"no worker has the device {device} ({known or 'there are no workers'}); take a worker's own .device. "
-            f"An index of 0 means that a call lost it: p.new(...), device={DEVICE_TYPE!r}"
+            f"device={DEVICE_TYPE!r} says only the type: no worker has the index 0"
         )
 
     def all(self) -> list[W]:

@@ -4,7 +4,7 @@ Not from `meta` tensors: their kernels have other strides, and other shapes for 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
@@ -24,6 +24,9 @@ from ptrtensor.tensor.cache import Change, Extent
 from ptrtensor.tensor.operation import Kind, Operation
 from ptrtensor.tensor.uninterrupted import uninterrupted
 from ptrtensor.wire.metadata import TensorMeta
+
+TRIED_ELEMENTS: Final = 1 << 26
+"""Arguments of so many elements are made of zeros to hear torch's own error; such zeros take no memory as yet."""
 
 UNPREDICTABLE: Final = (
     DataDependentOutputException,
@@ -78,9 +81,16 @@ class Inference:
 def native_error(
     operation: Operation, args: tuple[object, ...], kwargs: dict[str, object], error: Exception
 ) -> Exception:
-    """What torch itself raises for such arguments; fakes' Python sometimes raises another class of error."""
+    """What torch itself raises for such arguments: fakes' rules in Python have other errors, and refuse more.
+
+    Asked on zeros of the same shapes, where they are not too large; else on `meta` tensors.
+    """
+    small = elements(args) + elements(kwargs.values()) <= TRIED_ELEMENTS
+    device = torch.device("cpu" if small else "meta")
     try:
-        Fakes(None, torch.device("meta"), with_offset=operation.offset_matters).run(operation, args, kwargs)
+        Fakes(None, device, with_offset=operation.offset_matters).run(operation, args, kwargs)
+        if small:
+            return Unpredictable("torch takes what its rule for fakes refuses")
     except UNPREDICTABLE:
         return error
     except Exception as native:
@@ -88,6 +98,13 @@ def native_error(
     if isinstance(error, AssertionError):  # of a rule that is written in Python; where torch checks in C++ it is this
         return RuntimeError(str(error))
     return error
+
+
+def elements(values: Iterable[object]) -> int:
+    return sum(
+        elements(value) if isinstance(value, list | tuple) else value.numel() if isinstance(value, Tensor) else 0
+        for value in values
+    )
 
 
 @contextmanager
@@ -139,7 +156,8 @@ class Fakes:
     def _fake(self, value: Tensor) -> Tensor:
         if not isinstance(value, Pointer):
             return value if self._mode is None else self._mode.from_tensor(value)
-        return fake_of(value._meta, offset_of(value) if self._with_offset else 0, self._device)
+        offset = offset_of(value) if self._with_offset else 0
+        return fake_of(value._meta, offset, self._device, real=self._mode is None)
 
     def changes(self) -> list[Change]:
         return [
@@ -149,12 +167,13 @@ class Fakes:
         ]
 
 
-def fake_of(meta: TensorMeta, offset: int, device: torch.device) -> Tensor:
-    """A fake with this metadata; call it under the mode."""
+def fake_of(meta: TensorMeta, offset: int, device: torch.device, *, real: bool) -> Tensor:
+    """A fake with this metadata, under the mode; without it a real tensor, of zeros."""
     dtype = DTYPES[meta.dtype]
-    if offset:
+    if offset or real:
         extent = sum((size - 1) * stride for size, stride in zip(meta.shape, meta.stride, strict=True)) + 1
-        storage = torch.empty(offset + max(extent, 0), dtype=dtype, device=device)
+        make = torch.zeros if real else torch.empty
+        storage = make(offset + max(extent, 0), dtype=dtype, device=device)
         fake = storage.as_strided(meta.shape, meta.stride, offset)
     else:
         fake = torch.empty_strided(meta.shape, meta.stride, dtype=dtype, device=device)
