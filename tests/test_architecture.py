@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
     "locks": set(),
-    "_torch": {"errors", "locks", "wire.metadata"},
+    "_torch": {"errors", "locks", "wire.metadata", "wire.limits"},
     "wire": {"errors", "locks"},
     "transport": {"errors", "wire"},
     "worker": {"errors", "version", "wire", "transport", "_torch"},

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.locks import process_lock
+from ptrtensor.wire.limits import MAX_DIMENSIONS
 from ptrtensor.wire.metadata import ITEM_BYTES, TensorMeta, intern
 
 P = ParamSpec("P")
@@ -67,6 +68,10 @@ def meta_of(tensor: Tensor) -> TensorMeta:
     if tensor.layout is not torch.strided:
         raise UnsupportedOpError(
             f"a tensor of layout {tensor.layout} cannot live behind a pointer: convert it with .to_dense() first"
+        )
+    if tensor.dim() > MAX_DIMENSIONS:
+        raise UnsupportedOpError(
+            f"a tensor of {tensor.dim()} dimensions cannot live behind a pointer: {MAX_DIMENSIONS} are the most"
         )
     if tensor.is_quantized:
         raise UnsupportedOpError("a quantized tensor cannot live behind a pointer: .dequantize() it first")

@@ -44,3 +44,15 @@ def test_tensors_without_memory_are_refused(worker: pt.Worker) -> None:
         torch.func.functionalize(lambda x: pt.send(x, worker))(torch.ones(3))
     with pytest.raises(pt.UnsupportedOpError, match="without memory of its own"):
         torch.vmap(lambda x: pt.send(x, worker))(torch.ones(3))
+
+
+def test_what_the_wire_would_not_take_is_refused_before(worker: pt.Worker) -> None:
+    kept = torch.ones(2, device=worker.device)
+    with pytest.raises(pt.UnsupportedOpError, match="70 dimensions"):
+        pt.send(torch.ones([1] * 70), worker)
+    with pytest.raises(pt.UnsupportedOpError, match="70 dimensions"):
+        kept.reshape([1] * 69 + [2])
+    with pytest.raises(pt.UnsupportedOpError, match="70000 results"):
+        torch.zeros(70000, device=worker.device).unbind()
+    worker.recover()
+    assert kept.tolist() == [1, 1]

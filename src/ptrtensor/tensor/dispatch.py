@@ -101,6 +101,8 @@ def predict(worker: Worker, call: Call) -> Prediction:
             raise Unpredictable  # an `out` grew: kernels lay it out as they like
     except Unpredictable:
         fresh, changes = None, []  # the worker will be asked
+    if len(fresh or ()) > MAX_RESULTS:
+        raise UnsupportedOpError(f"{operation.op} has {len(fresh or ())} results, and {MAX_RESULTS} are the most")
     positional, keywords = form(call)
     instruction = Instruction(
         worker.cache.number(),
