@@ -388,8 +388,8 @@ def aliases(argument: torch.Argument) -> frozenset[str]:
 
 
 def decomposes(op: OpOverload[..., object]) -> bool:
-    """Whether torch writes this operation in terms of others; under `inference_mode` such ones arrive whole."""
-    return bool(op._can_decompose())
+    """Whether torch only has it in terms of others; under `inference_mode` such operations arrive whole."""
+    return bool(op._can_decompose()) and not torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CPU")
 
 
 def decompose(op: OpOverload[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:

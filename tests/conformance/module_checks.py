@@ -80,11 +80,10 @@ def trained(entry: Any, given: Any, dtype: torch.dtype, training: bool, way: str
         if error is not None:
             raise error
         compare(expected, got, bench.worker)
-        sums = [result.sum() for result in tensors(expected) if result.requires_grad]
-        sums_there = [result.sum() for result in tensors(got) if result.requires_grad]
-        for one in (sums, sums_there):
-            if one:
-                torch.autograd.backward([total.abs() if total.is_complex() else total for total in one])
+        for results in (tensors(expected), tensors(got)):
+            results = [result for result in results if result.requires_grad]
+            if results:
+                torch.autograd.backward(results, [torch.ones_like(result) for result in results])
         compare(gradients(mine, here), gradients(other, there), bench.worker)
         compare(dict(mine.named_buffers()), dict(other.named_buffers()), bench.worker)
 

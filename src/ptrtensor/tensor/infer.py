@@ -65,6 +65,11 @@ class Inference:
         self, operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> tuple[list[Extent | None], list[Change]]:
         with self._lock, quiet():
+            if operation.is_unlike_fakes:
+                if self._device.type != "cpu" or elements(args) > TRIED_ELEMENTS:
+                    raise Unpredictable
+                zeros = Fakes(None, self._device, with_offset=operation.offset_matters)
+                return fresh_results(operation, zeros.run(operation, args, kwargs)), zeros.changes()
             if self._mode is None:
                 self._mode = FakeTensorMode(allow_fallback_kernels=False)
             try:

@@ -26,6 +26,18 @@ SHAPED_BY_CONTENT: Final = frozenset({"aten::_pack_padded_sequence"})
 """Operations whose result depends on the values of a local argument: only the worker can know."""
 
 
+UNLIKE_FAKES: Final = frozenset(
+    {
+        "aten::_embedding_bag",
+        "aten::_embedding_bag_forward_only",
+        "aten::max_unpool2d",
+        "aten::max_unpool3d",
+        "aten::multilabel_margin_loss_forward",
+    }
+)
+"""Operations whose CPU kernels give other shapes or strides than torch's rule for fakes says."""
+
+
 class Kind(enum.Enum):
     """What one return of an operation is."""
 
@@ -51,6 +63,7 @@ class Operation:
         packet = op._schema.name
         self.draws = has_tag(op, "nondeterministic_seeded")
         self.local_arguments = LOCAL_ARGUMENTS.get(packet, ())
+        self.is_unlike_fakes = packet in UNLIKE_FAKES
         self.shaped_by_content = packet in SHAPED_BY_CONTENT
         # Their results do not depend on the value of a number, only on its type (D6).
         self.numbers_are_fields = has_tag(op, "pointwise") or packet.startswith("aten::_foreach_")
