@@ -3,16 +3,22 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types clean
+.PHONY: help demo test conformance coverage-table check lint types clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/installed ## train one classifier over two hospitals; no patient's row leaves its hospital
 	.venv/bin/python examples/hospitals.py
 
 test: .venv/installed ## run the tests and print their coverage
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --cov --cov-report=term-missing:skip-covered
+
+conformance: .venv/installed ## all samples of torch's databases on both kinds of worker (an hour or so)
+	OMP_NUM_THREADS=1 .venv/bin/python tests/conformance/sweep.py build/conformance.json
+
+coverage-table: .venv/installed ## docs/reference/coverage.md from the results of `make conformance`
+	.venv/bin/python tests/conformance/coverage_table.py build/conformance.json docs/reference/coverage.md
 
 check: lint types test ## everything that must pass before a commit
 

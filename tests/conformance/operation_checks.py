@@ -1,6 +1,5 @@
 """What is checked of an entry of torch's op_db: each check takes one sample and raises where a pointer differs."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from itertools import islice
@@ -8,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from bench import Bench, attempt, copied, tensors
-from differences import Difference, compare, compare_errors, is_strided, short
+from differences import Difference, compare, compare_errors, is_strided
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
@@ -36,41 +35,9 @@ class Sample(NamedTuple):
         return operation(*self.args, **self.kwargs)
 
 
-class Findings:
-    """What came of the samples of one entry: how many passed of each check, and how the others failed."""
-
-    def __init__(self) -> None:
-        self.passed: Counter[str] = Counter()
-        self.failures: dict[str, str] = {}
-        """For each check that failed: how many samples, and the first one's difference."""
-        self._failed: Counter[str] = Counter()
-
-    def add(self, check: str, failure: str | None) -> None:
-        if failure is None:
-            self.passed[check] += 1
-            return
-        self._failed[check] += 1
-        first = self.failures.get(check, failure).partition(" ")[2] if check in self.failures else failure
-        self.failures[check] = f"{self._failed[check]}x {first}"
-
-
 def database() -> Any:
     """Imported late: it takes seconds."""
     return import_module("torch.testing._internal.common_methods_invocations")
-
-
-def examine(entry: Any, bench: Bench, limit: int | None = None) -> Findings:
-    """All checks on all samples of all dtypes of the CPU; with a limit, on so many samples of one dtype."""
-    findings = Findings()
-    with bench.seeding(database()):
-        for name, check in checks(entry, limit):
-            try:
-                check(bench)
-                findings.add(name, None)
-            except Exception as error:  # whatever it is, it belongs to this sample and the next must run
-                findings.add(name, f"{type(error).__name__}: {short(error)}")
-                bench.recover()
-    return findings
 
 
 Check = Callable[[Bench], None]
