@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from ptrtensor._torch import is_exchangeable, take_over_hooks
+from ptrtensor._torch import is_exchangeable, put_through, take_over_hooks
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor.copying import OWN_STATE
 
@@ -41,7 +41,7 @@ def convert(module: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Call
         return moved[id(tensor)][1]
 
     kept = [Kept(parameter) for parameter in module.parameters()]
-    module._apply(convert_once)
+    put_through(module, convert_once)
     for each in kept:
         each.restore()
 

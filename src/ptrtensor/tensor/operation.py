@@ -6,7 +6,17 @@ from typing import Final
 
 from torch._ops import OpOverload
 
-from ptrtensor._torch import aliases, decomposes, has_tag, op_arguments, op_name, op_returns, type_name, writes
+from ptrtensor._torch import (
+    aliases,
+    decomposes,
+    has_tag,
+    op_arguments,
+    op_name,
+    op_returns,
+    packet_name,
+    type_name,
+    writes,
+)
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.wire.limits import NAMESPACES
 
@@ -48,7 +58,7 @@ class Operation:
         self.op = op
         self.number = number
         self.name = op_name(op)
-        packet = op._schema.name
+        packet = packet_name(op)
         self.draws = has_tag(op, "nondeterministic_seeded")
         self.local_arguments = LOCAL_ARGUMENTS.get(packet, ())
         self.shaped_by_content = packet in SHAPED_BY_CONTENT

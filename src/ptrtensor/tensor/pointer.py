@@ -10,7 +10,9 @@ from torch._ops import OpOverload
 
 from ptrtensor._torch import (
     DTYPES,
+    MAY_ASSIGN_DATA,
     answered,
+    make_wrapper,
     offset_of,
     raw_grad,
     set_lazy_bits,
@@ -66,7 +68,7 @@ class PointerTensor(Pointer):
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        if func is torch._has_compatible_shallow_copy_type:
+        if func is MAY_ASSIGN_DATA:
             return True  # lets `Module.cpu()` assign to `.data`, whose setter keeps the parameter's identity (D4)
         return function.call(func, types, args, kwargs or {}, wrap)
 
@@ -267,7 +269,7 @@ class PointerTensor(Pointer):
 
 def wrap(worker: Worker, reference: Reference, meta: TensorMeta, offset: int) -> PointerTensor:
     """A pointer with this metadata."""
-    pointer = torch.Tensor._make_wrapper_subclass(
+    pointer = make_wrapper(
         PointerTensor,
         meta.shape,
         meta.stride,
@@ -275,7 +277,6 @@ def wrap(worker: Worker, reference: Reference, meta: TensorMeta, offset: int) ->
         dtype=DTYPES[meta.dtype],
         device=worker.device,
     )
-    assert isinstance(pointer, PointerTensor)
     if meta.conj or meta.neg:
         set_lazy_bits(pointer, meta.conj, meta.neg)
     pointer._worker = worker
