@@ -90,7 +90,6 @@ class Operation:
         self.written_keywords = [given.name for given in arguments if writes(given)]
         self.decomposes = decomposes(op)
         self.writes_lists = any(writes(given) and type_name(given).startswith("List[") for given in arguments)
-        self.makes_like = packet.endswith("_like") or packet.startswith("aten::new_")
         self.argument_names = [given.name for given in arguments]
 
     @property
