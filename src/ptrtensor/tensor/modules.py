@@ -25,10 +25,11 @@ def convert(module: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Call
     (recurrent ones) bring it up to date there.
 
     :raises UnsupportedOpError: something else holds a parameter; the module is then as it was.
+    :raises Exception: what `transfer` raises; what came before that tensor is then converted, the rest is not.
     """
+    check_free(module, stays)
     for part in module.modules():
         convert_when_shaped(part, transfer, stays)
-    check_free(module, stays)
     moved: dict[int, tuple[Tensor, Tensor]] = {}
 
     def convert_once(tensor: Tensor) -> Tensor:
