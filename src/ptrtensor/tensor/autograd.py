@@ -82,5 +82,6 @@ def at(grad: Tensor, worker: Worker) -> Pointer:
         return grad
     where = f"at worker {grad._worker.id}" if isinstance(grad, Pointer) else f"here ({grad.device})"
     raise WorkerMismatchError(
-        f"a gradient for a tensor of worker {worker.id} is {where}: a gradient belongs where its tensor is"
+        f"the gradient of a tensor of worker {worker.id} must be there too, this one is {where}: "
+        "send() or move() it first"
     )

@@ -21,8 +21,9 @@ from ptrtensor._torch import (
     swap,
 )
 from ptrtensor.client.reference import Reference
-from ptrtensor.errors import UnsupportedOpError, WorkerMismatchError
+from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor import function
+from ptrtensor.tensor.autograd import at
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.copying import deep_copy, like, reduced
 from ptrtensor.tensor.dispatch import dispatch
@@ -229,28 +230,15 @@ class PointerTensor(Pointer):
         :raises WorkerMismatchError: a function of the user put one there that lives elsewhere.
         """
         grad = raw_grad(self)
-        if grad is not None:
-            self._check_grad(grad)
-        return grad
+        return None if grad is None else at(grad, self._worker)
 
     @grad.setter
     def grad(self, grad: Tensor | None) -> None:
-        if grad is not None:
-            self._check_grad(grad)
-        set_raw_grad(self, grad)
+        set_raw_grad(self, None if grad is None else at(grad, self._worker))
 
     @grad.deleter
     def grad(self) -> None:
         set_raw_grad(self, None)
-
-    def _check_grad(self, grad: Tensor) -> None:
-        if isinstance(grad, Pointer) and grad._worker is self._worker:
-            return
-        where = f"at worker {grad._worker.id}" if isinstance(grad, Pointer) else f"here ({grad.device})"
-        raise WorkerMismatchError(
-            f"the gradient of a tensor of worker {self._worker.id} must be there too, this one is {where}: "
-            "send() or move() it first"
-        )
 
     def __format__(self, format_spec: str) -> str:
         """A single number is fetched and formatted, as torch does on other devices."""
