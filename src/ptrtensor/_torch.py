@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 
 import torch
 import torch.nn.modules.linear_cross_entropy  # it registers operations of torch's own when it is imported
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
@@ -165,6 +165,11 @@ def isolated(act: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 _AS_IT_IS: Final = nullcontext()
 
 
+def is_compiling() -> bool:
+    """Whether `torch.compile`, `torch.export` or `torch.jit.trace` is reading this program."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
 def is_tracing() -> bool:
     """Whether operations are being recorded into a graph, which would hold a pointer's values as constants."""
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
@@ -192,6 +197,13 @@ def use_count(tensor: Tensor) -> int:
     return int(tensor._use_count())  # type: ignore[attr-defined]
 
 
+make_wrapper: Final = torch.Tensor._make_wrapper_subclass
+"""A tensor of a class, with metadata and without data."""
+
+MAY_ASSIGN_DATA: Final[Callable[..., object]] = torch._has_compatible_shallow_copy_type
+"""What `Module._apply` asks before it assigns to a parameter's `.data`."""
+
+
 def native_function(
     func: Callable[..., object],
     types: tuple[type, ...],
@@ -214,9 +226,22 @@ REQUIRES_GRAD_SETTER: Final[Callable[..., object]] = Tensor.requires_grad.__set_
 """What `__torch_function__` is given when the attribute is assigned to."""
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """The same tensor as torch's own type, sharing its memory and, where it is no leaf, its history."""
+    with torch._C.DisableTorchFunctionSubclass():
+        if not tensor.is_leaf:
+            return tensor.as_subclass(Tensor)
+        return tensor.detach().as_subclass(Tensor).requires_grad_(tensor.requires_grad)
+
+
 def answered(getter: Callable[[Any], object]) -> Any:
     """A read-only attribute in the place of one that torch declares as writable."""
     return property(getter)
+
+
+def shown_as(convert: Callable[[Any], Tensor]) -> Any:
+    """A `__repr__` that shows another tensor; torch gives it an argument that mypy lets nobody override."""
+    return lambda tensor, *, tensor_contents=None: repr(convert(tensor))
 
 
 def set_metadata(tensor: Tensor, fresh: Tensor) -> None:
@@ -234,6 +259,13 @@ def set_lazy_bits(tensor: Tensor, conj: bool, neg: bool) -> None:
     torch._C._set_neg(tensor, neg)
 
 
+def with_lazy_bits(tensor: Tensor, conj: bool, neg: bool) -> Tensor:
+    """A view that has these bits."""
+    if conj:
+        tensor = torch._conj(tensor)
+    return torch._neg_view(tensor) if neg else tensor
+
+
 def raw_grad(tensor: Tensor) -> Tensor | None:
     """`.grad` as torch has it, past any property of a subclass."""
     with torch._C.DisableTorchFunctionSubclass():
@@ -243,6 +275,13 @@ def raw_grad(tensor: Tensor) -> Tensor | None:
 def set_raw_grad(tensor: Tensor, grad: Tensor | None) -> None:
     with torch._C.DisableTorchFunctionSubclass():
         torch._C.TensorBase.grad.__set__(tensor, grad)  # type: ignore[union-attr]
+
+
+def recorded(function: type[torch.autograd.Function], *args: object) -> Tensor:
+    """Call a function of a tensor that brings its own backward."""
+    result: object = function.apply(*args)
+    assert isinstance(result, Tensor)
+    return result
 
 
 def on_gradient(tensor: Tensor, act: Callable[[Tensor], None]) -> None:
@@ -264,6 +303,11 @@ def is_exchangeable(parameter: Tensor) -> bool:
         return False
     edge = torch.autograd.graph.get_gradient_edge(parameter)  # makes the node, if that is not the other owner
     return edge is not None and use_count(parameter) == 2
+
+
+def put_through(module: nn.Module, act: Callable[[Tensor], Tensor]) -> None:
+    """Put `act`'s result in the place of every parameter, gradient and buffer, as `Module.to` does."""
+    module._apply(act)
 
 
 def take_over_hooks(tensor: Tensor) -> Callable[[Tensor], None]:
@@ -364,6 +408,11 @@ def op_name(op: OpOverload[..., object]) -> str:
     """torch.ops.aten.add.Tensor -> `aten::add.Tensor`."""
     schema = op._schema
     return f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name
+
+
+def packet_name(op: OpOverload[..., object]) -> str:
+    """torch.ops.aten.add.Tensor -> `aten::add`."""
+    return op._schema.name
 
 
 def op_arguments(op: OpOverload[..., object]) -> list[torch.Argument]:

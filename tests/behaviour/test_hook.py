@@ -388,6 +388,28 @@ def test_tracing_sees_plain_tensors(hook: pt.TorchHook) -> None:
     assert traced(plain([1.0, 2.0])).tolist() == [2, 3]
 
 
+@pytest.mark.parametrize("open_while_compiling", [True, False])
+def test_compiled_code_gives_what_it_gives_uncompiled(open_while_compiling: bool) -> None:
+    def program(x: Tensor) -> Tensor:
+        return (x * torch.arange(2.0) + torch.ones(2)).sin()
+
+    x = plain([1.0, 2.0])
+    expected = program(x)
+    compiled = torch.compile(program, backend="eager", fullgraph=True)
+    try:
+        if not open_while_compiling:
+            compiled(x)
+        with pt.TorchHook(torch):
+            for _ in range(2):
+                result = compiled(x)
+                assert type(result) is type(program(x))
+                assert result.tolist() == expected.tolist()
+            assert hasattr(torch.ones(2), "send")
+        assert type(compiled(x)) is Tensor
+    finally:
+        torch.compiler.reset()
+
+
 def test_a_worker_takes_the_hook_first(hook: pt.TorchHook) -> None:
     bob = pt.VirtualWorker(hook, id="bob-of-the-hook")
     try:

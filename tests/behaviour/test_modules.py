@@ -399,6 +399,26 @@ def test_parameters_that_something_holds_go_or_all_stay(
     del held_by
 
 
+def test_a_refused_module_forgets_that_it_was_to_go(worker: pt.Worker) -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(1))
+    held = weakref.ref(module[0].weight)
+    with pytest.raises(pt.UnsupportedOpError, match=r"0\.weight"):
+        pt.send(module, worker)
+    del held
+    assert not pt.is_pointer(module(torch.ones(1, 2)))
+    assert not any(pt.is_pointer(parameter) for parameter in module.parameters())
+
+
+def test_a_tensor_that_cannot_be_sent_stays_and_so_does_what_follows(worker: pt.Worker) -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Module(), nn.Linear(2, 1))
+    module[1].register_buffer("sparse", torch.ones(2).to_sparse())
+    with pytest.raises(pt.UnsupportedOpError, match="sparse"):
+        pt.send(module, worker)
+    there = [name for name, tensor in module.state_dict().items() if pt.is_pointer(tensor)]
+    assert there == ["0.weight", "0.bias"]
+    assert not any(pt.is_pointer(parameter) for parameter in pt.get(module).parameters())
+
+
 def test_a_module_that_came_back_left_nothing(worker: pt.Worker) -> None:
     before = worker.stats()["objects"]
     module = with_gradients()

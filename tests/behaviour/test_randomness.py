@@ -187,6 +187,19 @@ def test_in_order_nothing_is_drawn_here(in_order: pt.Worker) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_in_order_a_given_generator_is_used_and_the_workers_own_is_not(in_order: pt.Worker) -> None:
+    def draws() -> list[Tensor]:
+        generator = torch.Generator().manual_seed(9)
+        return [value(torch.rand(4, generator=generator, device=in_order.device)) for _ in range(2)]
+
+    expected = draws()
+    in_order.manual_seed(5)
+    undisturbed = value(torch.rand(4, device=in_order.device))
+    in_order.manual_seed(5)
+    assert all(map(torch.equal, draws(), expected)) and not torch.equal(*expected)
+    assert torch.equal(value(torch.rand(4, device=in_order.device)), undisturbed)
+
+
 def test_in_order_it_goes_on_from_one_command_to_the_next(in_order: pt.Worker) -> None:
     in_order.manual_seed(5)
     one = [value(torch.rand(2, device=in_order.device)) for _ in range(2)]

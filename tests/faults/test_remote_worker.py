@@ -80,6 +80,33 @@ def test_it_is_used_as_the_other_workers_are(connect: Callable[[], pt.RemoteWork
     assert not any(pt.is_pointer(parameter) for parameter in model.parameters())
 
 
+def test_the_tutorials_idioms_hold(connect: Callable[[], pt.RemoteWorker]) -> None:
+    carol = connect()
+    x_ptr = pt.send(torch.tensor([1, 2, 3, 4, 5]), carol)
+    y_ptr = pt.send(torch.tensor([1, 1, 1, 1, 1]), carol)
+    z = x_ptr + x_ptr
+    assert isinstance(z, pt.PointerTensor)
+    assert list(carol.objects) == [x_ptr.id_at_location, y_ptr.id_at_location, z.id_at_location]
+    assert carol.objects[x_ptr.id_at_location].shape == (5,)
+    assert x_ptr.location == carol
+    assert x_ptr.owner == pt.local_worker
+    assert torch.equal(torch.add(x_ptr, y_ptr).cpu(), torch.tensor([2, 3, 4, 5, 6]))
+    assert x_ptr.get().tolist() == [1, 2, 3, 4, 5]
+    assert y_ptr.get().tolist() == [1, 1, 1, 1, 1]
+    assert pt.get(z).tolist() == [2, 4, 6, 8, 10]
+    assert not carol.objects
+
+    x = pt.send(torch.tensor([1, 2, 3, 4, 5.0], requires_grad=True), carol)
+    y = pt.send(torch.tensor([1, 1, 1, 1, 1.0], requires_grad=True), carol)
+    (x * y).sum().backward()
+    assert pt.is_pointer(x.grad)
+    fetched = x.get()
+    assert fetched.requires_grad and fetched.tolist() == [1, 2, 3, 4, 5]
+    assert fetched.grad is not None and fetched.grad.tolist() == [1, 1, 1, 1, 1]
+    assert y.get().requires_grad
+    assert not carol.objects
+
+
 def test_names_of_one_session_mean_nothing_in_another(connect: Callable[[], pt.RemoteWorker]) -> None:
     one, other = connect(), connect()
     mine, theirs = pt.send(torch.ones(2), one), pt.send(torch.zeros(3), other)

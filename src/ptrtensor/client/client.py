@@ -56,7 +56,7 @@ R = TypeVar("R", bound=Reply, covariant=True)
 
 
 class Client:
-    """Speaks for this process with one worker. Made by `connect`."""
+    """Speaks for this process with one worker; each `ConnectedWorker` makes its own."""
 
     def __init__(self, transport: Transport, worker: str, *, synchronous: bool, idle_seconds: float) -> None:
         self.worker = worker

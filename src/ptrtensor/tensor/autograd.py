@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptrtensor._torch import recorded
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.handlers.crossing import pointer_to, value_of
@@ -60,19 +61,17 @@ class Move(torch.autograd.Function):
 
 
 def apply_send(tensor: Tensor, worker: Worker, wrap: Wrap) -> Pointer:
-    pointer = Send.apply(tensor, worker, wrap)  # type: ignore[no-untyped-call]
+    pointer = recorded(Send, tensor, worker, wrap)
     assert isinstance(pointer, Pointer)
     return pointer
 
 
 def apply_get(pointer: Pointer, wrap: Wrap) -> Tensor:
-    tensor = Get.apply(pointer, wrap)  # type: ignore[no-untyped-call]
-    assert isinstance(tensor, Tensor)
-    return tensor
+    return recorded(Get, pointer, wrap)
 
 
 def apply_move(pointer: Pointer, worker: Worker, wrap: Wrap) -> Pointer:
-    moved = Move.apply(pointer, worker, wrap)  # type: ignore[no-untyped-call]
+    moved = recorded(Move, pointer, worker, wrap)
     assert isinstance(moved, Pointer)
     return moved
 
@@ -83,5 +82,6 @@ def at(grad: Tensor, worker: Worker) -> Pointer:
         return grad
     where = f"at worker {grad._worker.id}" if isinstance(grad, Pointer) else f"here ({grad.device})"
     raise WorkerMismatchError(
-        f"a gradient for a tensor of worker {worker.id} is {where}: a gradient belongs where its tensor is"
+        f"the gradient of a tensor of worker {worker.id} must be there too, this one is {where}: "
+        "send() or move() it first"
     )

@@ -8,7 +8,7 @@ from typing import Final, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import DEVICE_TYPE, has_kernel, register_device_module
+from ptrtensor._torch import DEVICE_TYPE, DISPATCH_KEY, has_kernel, register_device_module
 from ptrtensor.errors import PtrTensorError, WorkerLostError
 from ptrtensor.locks import process_lock
 
@@ -34,6 +34,15 @@ class DeviceOwner(Protocol):
 W = TypeVar("W", bound=DeviceOwner)
 
 
+def check_device_type() -> None:
+    """Refuse to work where the device type of pointers has kernels of torch's own."""
+    if has_kernel("aten::add.Tensor", DISPATCH_KEY):
+        raise PtrTensorError(
+            "torch._lazy.ts_backend.init() was called in this process; it takes the device type that pointers need. "
+            "Use ptrtensor in a process without it."
+        )
+
+
 class Devices(Generic[W]):
     """Indices to workers, for this process."""
 
@@ -48,11 +57,7 @@ class Devices(Generic[W]):
         :raises PtrTensorError: the name is taken, or all indices are.
         """
         with self._lock:
-            if has_kernel("aten::add.Tensor", "Lazy"):
-                raise PtrTensorError(
-                    "torch._lazy.ts_backend.init() was called in this process; it takes the device type that "
-                    "pointers need. Use ptrtensor in a process without it."
-                )
+            check_device_type()
             for other in self._workers.values():
                 if other.id == worker.id:
                     raise PtrTensorError(

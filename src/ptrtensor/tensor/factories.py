@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from ptrtensor._torch import DISPATCH_KEY, factory_ops, has_kernel, kernel_library, op_name, register_kernel
-from ptrtensor.errors import PtrTensorError, UnsupportedOpError
+from ptrtensor._torch import factory_ops, kernel_library, op_name, register_kernel
+from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor.base import Wrap
+from ptrtensor.tensor.device import check_device_type
 from ptrtensor.tensor.dispatch import dispatch, run
 from ptrtensor.tensor.operation import operations
 from ptrtensor.tensor.worker import devices
@@ -22,11 +23,7 @@ class Factories:
     """The registered kernels; they live as long as this object."""
 
     def __init__(self, wrap: Wrap) -> None:
-        if has_kernel("aten::add.Tensor", DISPATCH_KEY):
-            raise PtrTensorError(
-                "torch._lazy.ts_backend.init() was called in this process; it takes the device type that pointers "
-                "need. Use ptrtensor in a process without it."
-            )
+        check_device_type()
         self._library = kernel_library()
         for op in factory_ops():
             register_kernel(self._library, op, factory(op, wrap))

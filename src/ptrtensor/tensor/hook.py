@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ptrtensor._torch import as_subclass_of, insert_mode, native_function, remove_mode
+from ptrtensor._torch import as_subclass_of, insert_mode, is_compiling, native_function, plain, remove_mode, shown_as
 from ptrtensor.tensor.local import LocalWorker, local_worker
 from ptrtensor.tensor.pointer import PointerTensor, wrap
 from ptrtensor.tensor.transfer import send_tensor
@@ -51,8 +51,7 @@ class SendableTensor(Tensor):
     def __format__(self, format_spec: str) -> str:
         return format(plain(self), format_spec)
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
-        return repr(plain(self))
+    __repr__ = shown_as(plain)
 
     def __reduce_ex__(self, protocol: object) -> str | tuple[object, ...]:
         """Saved as the plain tensor it is, so that `torch.load` needs to know nothing of this class."""
@@ -73,7 +72,7 @@ class FactoryMode(TorchFunctionMode):
         made = func(*args, **(kwargs or {}))
         if func not in FACTORIES or type(made) is not Tensor:
             return made
-        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        if is_compiling():
             return made
         return sendable(made)
 
@@ -109,14 +108,6 @@ def sendable(tensor: Tensor) -> SendableTensor:
     converted = tensor.detach().as_subclass(SendableTensor)
     converted.requires_grad_(tensor.requires_grad)
     return converted
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """The same tensor as torch's own type, sharing its memory and, where it is no leaf, its history."""
-    with torch._C.DisableTorchFunctionSubclass():
-        if not tensor.is_leaf:
-            return tensor.as_subclass(Tensor)
-        return tensor.detach().as_subclass(Tensor).requires_grad_(tensor.requires_grad)
 
 
 def sent(tensor: Tensor, worker: Worker) -> PointerTensor:

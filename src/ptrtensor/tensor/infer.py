@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from ptrtensor._torch import DTYPES, isolated, meta_of, offset_of
+from ptrtensor._torch import DTYPES, isolated, meta_of, offset_of, with_lazy_bits
 from ptrtensor.locks import process_lock
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.cache import Change, Extent
@@ -182,9 +182,7 @@ def fake_of(meta: TensorMeta, offset: int, device: torch.device, *, real: bool) 
         fake = storage.as_strided(meta.shape, meta.stride, offset)
     else:
         fake = torch.empty_strided(meta.shape, meta.stride, dtype=dtype, device=device)
-    if meta.conj:
-        fake = torch._conj(fake)
-    return torch._neg_view(fake) if meta.neg else fake
+    return with_lazy_bits(fake, meta.conj, meta.neg)
 
 
 def extent_of(tensor: Tensor) -> Extent:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from ptrtensor._torch import is_exchangeable, take_over_hooks
+from ptrtensor._torch import is_exchangeable, put_through, take_over_hooks
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor.copying import OWN_STATE
 
@@ -25,10 +25,11 @@ def convert(module: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Call
     (recurrent ones) bring it up to date there.
 
     :raises UnsupportedOpError: something else holds a parameter; the module is then as it was.
+    :raises Exception: what `transfer` raises; what came before that tensor is then converted, the rest is not.
     """
+    check_free(module, stays)
     for part in module.modules():
         convert_when_shaped(part, transfer, stays)
-    check_free(module, stays)
     moved: dict[int, tuple[Tensor, Tensor]] = {}
 
     def convert_once(tensor: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ def convert(module: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Call
         return moved[id(tensor)][1]
 
     kept = [Kept(parameter) for parameter in module.parameters()]
-    module._apply(convert_once)
+    put_through(module, convert_once)
     for each in kept:
         each.restore()
 

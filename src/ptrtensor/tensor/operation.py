@@ -6,7 +6,17 @@ from typing import Final
 
 from torch._ops import OpOverload
 
-from ptrtensor._torch import aliases, decomposes, has_tag, op_arguments, op_name, op_returns, type_name, writes
+from ptrtensor._torch import (
+    aliases,
+    decomposes,
+    has_tag,
+    op_arguments,
+    op_name,
+    op_returns,
+    packet_name,
+    type_name,
+    writes,
+)
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.wire.limits import NAMESPACES
 
@@ -60,7 +70,7 @@ class Operation:
         self.op = op
         self.number = number
         self.name = op_name(op)
-        packet = op._schema.name
+        packet = packet_name(op)
         self.draws = has_tag(op, "nondeterministic_seeded")
         self.local_arguments = LOCAL_ARGUMENTS.get(packet, ())
         self.is_unlike_fakes = packet in UNLIKE_FAKES
@@ -93,7 +103,6 @@ class Operation:
         self.written_keywords = [given.name for given in arguments if writes(given)]
         self.decomposes = decomposes(op)
         self.writes_lists = any(writes(given) and type_name(given).startswith("List[") for given in arguments)
-        self.makes_like = packet.endswith("_like") or packet.startswith("aten::new_")
         self.argument_names = [given.name for given in arguments]
 
     @property

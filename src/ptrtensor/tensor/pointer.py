@@ -10,7 +10,9 @@ from torch._ops import OpOverload
 
 from ptrtensor._torch import (
     DTYPES,
+    MAY_ASSIGN_DATA,
     answered,
+    make_wrapper,
     offset_of,
     raw_grad,
     set_lazy_bits,
@@ -19,8 +21,9 @@ from ptrtensor._torch import (
     swap,
 )
 from ptrtensor.client.reference import Reference
-from ptrtensor.errors import UnsupportedOpError, WorkerMismatchError
+from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor import function
+from ptrtensor.tensor.autograd import at
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.copying import deep_copy, like, reduced
 from ptrtensor.tensor.dispatch import dispatch
@@ -67,7 +70,7 @@ class PointerTensor(Pointer):
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        if func is torch._has_compatible_shallow_copy_type:
+        if func is MAY_ASSIGN_DATA:
             return True  # lets `Module.cpu()` assign to `.data`, whose setter keeps the parameter's identity (D4)
         return function.call(func, types, args, kwargs or {}, wrap)
 
@@ -230,28 +233,15 @@ class PointerTensor(Pointer):
         :raises WorkerMismatchError: a function of the user put one there that lives elsewhere.
         """
         grad = raw_grad(self)
-        if grad is not None:
-            self._check_grad(grad)
-        return grad
+        return None if grad is None else at(grad, self._worker)
 
     @grad.setter
     def grad(self, grad: Tensor | None) -> None:
-        if grad is not None:
-            self._check_grad(grad)
-        set_raw_grad(self, grad)
+        set_raw_grad(self, None if grad is None else at(grad, self._worker))
 
     @grad.deleter
     def grad(self) -> None:
         set_raw_grad(self, None)
-
-    def _check_grad(self, grad: Tensor) -> None:
-        if isinstance(grad, Pointer) and grad._worker is self._worker:
-            return
-        where = f"at worker {grad._worker.id}" if isinstance(grad, Pointer) else f"here ({grad.device})"
-        raise WorkerMismatchError(
-            f"the gradient of a tensor of worker {self._worker.id} must be there too, this one is {where}: "
-            "send() or move() it first"
-        )
 
     def __format__(self, format_spec: str) -> str:
         """A single number is fetched and formatted, as torch does on other devices."""
@@ -270,7 +260,7 @@ class PointerTensor(Pointer):
 
 def wrap(worker: Worker, reference: Reference, meta: TensorMeta, offset: int) -> PointerTensor:
     """A pointer with this metadata."""
-    pointer = torch.Tensor._make_wrapper_subclass(
+    pointer = make_wrapper(
         PointerTensor,
         meta.shape,
         meta.stride,
@@ -278,7 +268,6 @@ def wrap(worker: Worker, reference: Reference, meta: TensorMeta, offset: int) ->
         dtype=DTYPES[meta.dtype],
         device=worker.device,
     )
-    assert isinstance(pointer, PointerTensor)
     if meta.conj or meta.neg:
         set_lazy_bits(pointer, meta.conj, meta.neg)
     pointer._worker = worker

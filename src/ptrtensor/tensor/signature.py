@@ -105,22 +105,23 @@ class Call:
             if self.operation.offset_matters:
                 key.append(offset_of(value))
             return
-        kind = type(value)
-        if kind is bool:
-            key.append(TRUE if value else FALSE)
-        elif kind is int:
-            if self.operation.numbers_are_fields and MIN_FIELD <= value <= MAX_FIELD:  # type: ignore[operator]
+        if type(value) is int:
+            if self.operation.numbers_are_fields and MIN_FIELD <= value <= MAX_FIELD:
                 key.append(INTEGER)
-                self.fields.append(value)  # type: ignore[arg-type]
+                self.fields.append(value)
             else:
                 key.append(value)
-        elif kind is float:
+        elif type(value) is float:
             if self.operation.numbers_are_fields:
                 key.append(FLOAT)
-                self.fields.append(value)  # type: ignore[arg-type]
+                self.fields.append(value)
             else:
                 key.append(_double(value))
-        elif value is None or kind is str:
+        elif value is True:
+            key.append(TRUE)
+        elif value is False:
+            key.append(FALSE)
+        elif value is None or type(value) is str:
             key.append(value)
         else:
             self._read_other(value)

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -35,7 +35,9 @@ from ptrtensor.wire.instruction import (
 from ptrtensor.worker.operations import operation
 from ptrtensor.worker.store import Value
 
-Fields = tuple[int | float, ...]
+Fields = tuple[Any, ...]
+"""As `struct` unpacks them: floats where the layout says so, else integers."""
+
 Objects = dict[int, Value]
 
 SLOTS: Final = (ObjectSlot, IntegerSlot, FloatSlot)
@@ -146,7 +148,7 @@ class Program:
         """The call's arguments. `KeyError` where a name is not among the objects."""
         args = self._positional.copy()
         for position, field in self._objects:
-            args[position] = objects[fields[field]]  # type: ignore[index]
+            args[position] = objects[fields[field]]
         for position, field in self._numbers:
             args[position] = fields[field]
         if not self._nested and not self._named:
@@ -169,12 +171,15 @@ class Program:
                 args[place] = values
         return args, kwargs
 
-    def results(self, returned: object) -> list[Value | None]:
-        """The fresh results in the order of their names: what is written to is the caller's already [P5.2]."""
+    def results(self, returned: Any) -> list[Value | None]:
+        """The fresh results in the order of their names: what is written to is the caller's already [P5.2].
+
+        Torch does not say what a kernel returns; the executor looks at each.
+        """
         if len(self.stores) == 1:
             if not self.stores[0]:
                 return []
-            return list(returned) if self.lists[0] else [returned]  # type: ignore[call-overload, list-item]
+            return list(returned) if self.lists[0] else [returned]
         fresh: list[Value | None] = []
         if isinstance(returned, tuple):
             for stored, is_list, value in zip(self.stores, self.lists, returned, strict=True):

@@ -258,9 +258,8 @@ def test_generator_states_are_the_workers(devices: Devices[Owner], module: Devic
 
 @pytest.fixture
 def with_default_device() -> Iterator[None]:
-    before = torch.get_default_device()
     yield
-    torch.set_default_device(before)
+    torch.set_default_device(None)  # not to "cpu", which would leave a mode on the stack
 
 
 def test_what_torch_asks_of_a_device_module(virtual_worker: pt.VirtualWorker, with_default_device: None) -> None:

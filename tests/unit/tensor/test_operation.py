@@ -79,7 +79,6 @@ def test_returns(op: Op) -> None:
         ("offset_matters", WITH_OFFSET, WITHOUT_OFFSET),
         ("numbers_are_fields", NUMBERS_AS_FIELDS, NUMBERS_IN_KEY),
         ("draws", RANDOM, CERTAIN),
-        ("makes_like", [aten.zeros_like.default, aten.new_zeros.default], [aten.zeros.default, aten.add.Tensor]),
         ("local_arguments", [aten.index.Tensor, aten.index_put_.default], [aten.index_select.default]),
     ],
 )
