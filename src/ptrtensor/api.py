@@ -9,6 +9,7 @@ from typing import Final, NoReturn, TypeGuard, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
@@ -18,11 +19,11 @@ from ptrtensor.tensor.hook import TorchHook
 from ptrtensor.tensor.modules import convert
 from ptrtensor.tensor.pointer import PointerTensor, wrap
 from ptrtensor.tensor.transfer import send_tensor
-from ptrtensor.tensor.worker import devices
+from ptrtensor.tensor.worker import check_id, check_worker, checked_texts, devices, shown
 from ptrtensor.transport.base import Transport
 from ptrtensor.transport.inprocess import InProcessTransport
 from ptrtensor.transport.process import START_SECONDS, WorkerProcess
-from ptrtensor.transport.sockets import SocketTransport, connect
+from ptrtensor.transport.sockets import SocketTransport, connect, parse_address
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages
 from ptrtensor.wire.limits import MAX_RESULTS
@@ -54,16 +55,20 @@ class ConnectedWorker(Worker):
             super().__init__(id, client, welcome.compute_device)
         except BaseException:
             devices.release(self)
-            transport.close()
+            client.hang_up()
             raise
 
     def send(self, tensor: Tensor) -> PointerTensor:
         return send(tensor, self)
 
     def search(self, *tags: str) -> list[PointerTensor]:
-        """Pointers to the worker's objects that have all of these tags."""
+        """Pointers to the worker's objects that have all of these tags, 65536 of them at most.
+
+        :raises PtrTensorError: a tag is no str, or none that can travel.
+        """
+        texts = checked_texts(tags, "search()")
         first = self.client.reserve(MAX_RESULTS)
-        found, _ = self.client.request(lambda number: messages.Search(number, tags, first), messages.Found)
+        found, _ = self.client.request(lambda number: messages.Search(number, texts, first), messages.Found)
         return [self._found(entry) for entry in found.entries]
 
     def _found(self, entry: messages.Entry) -> PointerTensor:
@@ -74,9 +79,13 @@ class ConnectedWorker(Worker):
 
 
 class VirtualWorker(ConnectedWorker):
-    """A worker in this process: ``VirtualWorker(id="bob")``, or with the hook first as in the tutorial."""
+    """A worker in this process: ``VirtualWorker(id="bob")``, or with the hook first as in the tutorial.
+
+    :raises PtrTensorError: the id is taken or cannot be one, or there are 127 workers.
+    """
 
     def __init__(self, hook: TorchHook | None = None, *, id: str) -> None:
+        check_id(id)
         self._session = Session(Identity(id, __version__, str(torch.__version__)))
         super().__init__(id, InProcessTransport(self._session.handle))
 
@@ -107,10 +116,15 @@ class ProcessWorker(ConnectedWorker):
 
     Works at the top level of a script, in a notebook and in a REPL. `compute_device` is where it computes, for
     instance ``"cuda"``.
+
+    :raises PtrTensorError: the id is taken or cannot be one, or there are 127 workers; torch has no such device.
+    :raises ProtocolError: the process cannot compute on that device.
+    :raises WorkerLostError: the process did not start.
     """
 
-    def __init__(self, id: str, compute_device: str = "cpu") -> None:
-        self._process = WorkerProcess(id, compute_device)
+    def __init__(self, id: str, compute_device: str | torch.device = "cpu") -> None:
+        check_id(id)
+        self._process = WorkerProcess(id, device_name(compute_device))
         try:
             super().__init__(
                 id, SocketTransport(self._process.socket, f"worker {id}"), self._process.token, START_SECONDS
@@ -130,9 +144,24 @@ class ProcessWorker(ConnectedWorker):
         self._process.abandon()
 
 
+def device_name(device: object) -> str:
+    """How torch calls this device; whether one can compute there is for the worker to say.
+
+    :raises PtrTensorError: torch knows no such device.
+    """
+    if not isinstance(device, str | torch.device):
+        raise PtrTensorError(f"compute_device is a str or torch.device, for instance 'cuda', not {shown(device)}")
+    try:
+        return str(torch.device(device))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise PtrTensorError(f"there is no compute_device {device!r}: {reason}") from error
+
+
 class RemoteWorker(ConnectedWorker):
     """A worker that somebody started with ``python -m ptrtensor.worker --listen HOST:PORT``.
 
+    :raises PtrTensorError: the address has another form; the id is taken or cannot be one, or there are 127 workers.
     :raises WorkerLostError: nobody listens there.
     :raises VersionMismatchError: it runs another protocol or another torch.
     """
@@ -140,11 +169,10 @@ class RemoteWorker(ConnectedWorker):
     def __init__(self, address: str, *, id: str | None = None, credentials: None = None) -> None:
         if credentials is not None:
             raise UnsupportedOpError("this version connects on loopback only, without credentials")
-        host, _, port = address.rpartition(":")
-        if not host or not port.isascii() or not port.isdecimal():
-            raise PtrTensorError(f"a worker's address is HOST:PORT, for instance 127.0.0.1:7700, not {address!r}")
+        host, port = parse_address(address)
         name = address if id is None else id
-        super().__init__(name, connect(host.strip("[]"), int(port), f"worker {name}"))
+        check_id(name)
+        super().__init__(name, connect(host, port, f"worker {name}"))
 
 
 @overload
@@ -156,10 +184,18 @@ def send(value: Tensor | nn.Module, worker: Worker) -> PointerTensor | nn.Module
 
     A leaf gives a leaf with its ``.grad`` and ``requires_grad``; anything else is differentiable, its gradients come
     back to this process. The local tensor stays as it is.
+
+    :raises UnsupportedOpError: it is a pointer already, or of a layout or dtype that cannot be sent.
+    :raises PtrTensorError: it is no tensor and no module, or that is no worker.
     """
+    check_worker(worker, "send()")
     if isinstance(value, nn.Module):
         convert(value, lambda tensor: send(tensor, worker), lambda tensor: is_at(tensor, worker))
         return value
+    if not isinstance(value, Tensor):
+        raise PtrTensorError(
+            f"send() takes a tensor or a module, not {shown(value)}: make a tensor of data with torch.tensor(data)"
+        )
     pointer = send_tensor(value, worker, wrap)
     assert isinstance(pointer, PointerTensor)
     return pointer
@@ -173,10 +209,14 @@ def get(value: Tensor | nn.Module) -> Tensor | nn.Module:
     """Fetch a pointer's value and take it away from the worker; or a module's, in place.
 
     :raises SpentPointerError: it was taken before.
+    :raises UnsupportedOpError: the tensor is no pointer.
+    :raises PtrTensorError: it is no tensor and no module.
     """
     if isinstance(value, nn.Module):
         convert(value, lambda tensor: tensor.cpu(), lambda tensor: not is_pointer(tensor))
         return value
+    if not isinstance(value, Tensor):
+        raise PtrTensorError(f"get() takes a pointer, or a module at a worker, one at a time, not {shown(value)}")
     if not is_pointer(value):
         raise UnsupportedOpError("get() takes a pointer, and this tensor is here already")
     return value.get()
@@ -187,10 +227,21 @@ def move(value: Tensor, worker: Worker) -> PointerTensor: ...
 @overload
 def move(value: M, worker: Worker) -> M: ...
 def move(value: Tensor | nn.Module, worker: Worker) -> PointerTensor | nn.Module:
-    """Take a pointer's value to another worker; or a module's, in place."""
+    """Take a pointer's value to another worker; or a module's, in place.
+
+    :raises SpentPointerError: it was taken before.
+    :raises UnsupportedOpError: the tensor is no pointer, or all of the module is here.
+    :raises PtrTensorError: it is no tensor and no module, or that is no worker.
+    """
+    check_worker(worker, "move()")
     if isinstance(value, nn.Module):
+        tensors = [*value.parameters(), *value.buffers()]
+        if tensors and not any(is_pointer(tensor) or is_lazy(tensor) for tensor in tensors):
+            raise UnsupportedOpError("move() takes a module at a worker; use send() for a module that is here")
         convert(value, lambda tensor: tensor.to(worker.device), lambda tensor: is_at(tensor, worker))
         return value
+    if not isinstance(value, Tensor):
+        raise PtrTensorError(f"move() takes a pointer, or a module at a worker, one at a time, not {shown(value)}")
     if not is_pointer(value):
         raise UnsupportedOpError("move() takes a pointer; use send() for a tensor that is here")
     return value.move(worker)

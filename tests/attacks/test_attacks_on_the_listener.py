@@ -657,7 +657,7 @@ def run_worker(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", ":0"])
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"])
 def test_it_does_not_listen_where_other_machines_are(address: str) -> None:
     done = run_worker("--listen", address)
     assert done.returncode == 1
@@ -673,7 +673,9 @@ def test_it_does_not_listen_where_other_machines_are(address: str) -> None:
         ("--listen", "127.0.0.1:port"),
         ("--listen", "127.0.0.1"),
         ("--listen", "127.0.0.1:99999"),
+        ("--listen", ":0"),
         ("--listen", "127.0.0.1:0", "--compute-device", "nonsense"),
+        ("--listen", "127.0.0.1:0", "--compute-device", "meta"),
         ("--listen", "127.0.0.1:0", "--threads", "0"),
     ],
     ids=" ".join,
@@ -681,8 +683,8 @@ def test_it_does_not_listen_where_other_machines_are(address: str) -> None:
 def test_wrong_options_are_explained_in_a_line(arguments: tuple[str, ...]) -> None:
     done = run_worker(*arguments)
     assert done.returncode in (1, 2)
-    assert "Traceback" not in done.stderr
-    assert "ptrtensor-worker: " in done.stderr
+    assert done.stderr.startswith("ptrtensor-worker: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_address_that_is_taken(listener: Listener) -> None:

@@ -1,5 +1,6 @@
 """Tensors of different places in one operation: what is refused, in which words, and what mixes (D3)."""
 
+import contextlib
 import operator
 from collections.abc import Callable
 from functools import partial
@@ -67,6 +68,20 @@ def test_pointers_of_two_workers(name: str, worker: pt.Worker, second_worker: pt
         assert "move()" in said
         assert torch.equal(one.cpu(), torch.tensor(SQUARE))
         assert torch.equal(other.cpu(), torch.tensor(SQUARE))
+
+
+def test_a_pointer_of_a_worker_that_is_closed_and_one_of_its_successor() -> None:
+    with contextlib.closing(pt.VirtualWorker(id="again")) as first:
+        old = pt.send(torch.tensor(SQUARE), first)
+    with contextlib.closing(pt.VirtualWorker(id="again")) as second:
+        new = pt.send(torch.tensor(SQUARE), second)
+        uses: list[Callable[[], object]] = [lambda: old + new, lambda: new + old]
+        for use in uses:
+            with pytest.raises(pt.WorkerMismatchError) as caught:
+                use()
+            said = str(caught.value)
+            assert said.count("at worker again") == 2 and said.count("at worker again (closed or lost)") == 1
+            assert "send that data anew" in said and "move()" not in said
 
 
 def test_a_module_that_stayed_here(worker: pt.Worker) -> None:

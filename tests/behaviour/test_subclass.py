@@ -73,6 +73,21 @@ def test_requires_grad(pointer: pt.PointerTensor) -> None:
     assert not pointer.requires_grad
 
 
+def test_the_list_of_what_another_process_holds_is_read_only(process_worker: pt.ProcessWorker) -> None:
+    pointer = pt.send(torch.ones(2), process_worker)
+    objects: Any = process_worker.objects
+    with pytest.raises(TypeError):
+        objects[1] = torch.ones(2)
+    assert objects[pointer.id_at_location].shape == (2,)
+
+
+def test_a_pointer_is_not_made_by_its_class() -> None:
+    make: Any = pt.PointerTensor
+    for arguments in ((), ([1.0],), (torch.ones(2),)):
+        with pytest.raises(pt.UnsupportedOpError, match=r"send\(tensor, worker\)"):
+            make(*arguments)
+
+
 # --- words
 
 

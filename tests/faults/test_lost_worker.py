@@ -200,11 +200,10 @@ def test_data_of_a_lost_worker_does_not_reach_the_others(doomed: pt.Worker, virt
     assert here.tolist() == [0, 0]
 
 
-def test_a_worker_process_that_cannot_start(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_worker_process_that_cannot_start() -> None:
     before = children(os.getpid())
-    with promptly(), pytest.raises(pt.PtrTensorError):
-        pt.ProcessWorker(id="cannot start", compute_device="no such device")
-    assert "no such device" in capfd.readouterr().err
+    with promptly(), pytest.raises(pt.PtrTensorError, match="cannot compute on 'meta'"):
+        pt.ProcessWorker(id="cannot start", compute_device="meta")
     for pid in children(os.getpid()):
         assert pid in before
     with contextlib.closing(pt.VirtualWorker(id="cannot start")):  # the name is free

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -156,26 +157,85 @@ def test_two_workers_with_one_name(kind: str, process_worker: pt.ProcessWorker) 
     until(lambda: set(children(os.getpid())) <= set(before), "the second worker's process to end")
 
 
+@pytest.mark.parametrize("id", ["", "two\nlines", "\ud800", "x" * 201, "me", 3, None])
+def test_an_id_that_cannot_be_one(id: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*args: object) -> None:
+        raise AssertionError("the id is looked at before anything is opened")
+
+    monkeypatch.setattr("ptrtensor.api.WorkerProcess", opened)
+    monkeypatch.setattr("ptrtensor.api.connect", opened)
+    makers: list[Callable[[], object]] = [
+        lambda: pt.VirtualWorker(id=id),
+        lambda: pt.ProcessWorker(id=id),
+        lambda: pt.RemoteWorker("127.0.0.1:7700", id=id),
+    ]
+    for make in makers if id is not None else makers[:2]:
+        with pytest.raises(pt.PtrTensorError, match=r"a worker's id is a text|'me' is the id of this process"):
+            make()
+
+
+def test_an_id_that_is_taken_is_seen_before_anything_is_opened(
+    virtual_worker: pt.Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptrtensor.api.WorkerProcess", None)
+    monkeypatch.setattr("ptrtensor.api.connect", None)
+    with pytest.raises(pt.PtrTensorError, match="already"):
+        pt.ProcessWorker(id=virtual_worker.id)
+    with pytest.raises(pt.PtrTensorError, match="already"):
+        pt.RemoteWorker("127.0.0.1:7700", id=virtual_worker.id)
+
+
+def test_an_id_that_looks_like_an_option() -> None:
+    with contextlib.closing(pt.ProcessWorker("--help")) as worker:
+        assert torch.ones(2, device=worker.device).tolist() == [1, 1]
+
+
+def test_a_refused_worker_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    monkeypatch.setattr("ptrtensor.api.check_id", lambda id: None)
+    with virtual("bob"):
+        for _ in range(3):
+            with pytest.raises(pt.PtrTensorError, match="already"):
+                pt.VirtualWorker(id="bob")
+    assert threading.active_count() == before
+
+
 def test_a_name_is_free_again_after_close() -> None:
     for _ in range(3):
         with virtual("free again") as worker:
             assert worker.objects == {}
 
 
+# --- where a worker computes
+
+
+@pytest.mark.parametrize("device", ["nope", "", "\ud800", "cuda:-2", 0, None])
+def test_a_compute_device_that_torch_does_not_know(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptrtensor.api.WorkerProcess", None)
+    with pytest.raises(pt.PtrTensorError, match=r"compute_device"):
+        pt.ProcessWorker("bob", compute_device=device)
+
+
+@pytest.mark.parametrize("device", ["meta", torch.device("lazy", 1)])
+def test_a_compute_device_where_nothing_can_be_computed(
+    device: str | torch.device, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(pt.ProtocolError, match=rf"bob refused: .* cannot compute on '{device}': tensors there have no"):
+        pt.ProcessWorker("bob", compute_device=device)
+    assert capfd.readouterr().err == "", "one error is enough"
+
+
+def test_a_device_of_torch_is_a_compute_device() -> None:
+    with contextlib.closing(pt.ProcessWorker("bob", compute_device=torch.device("cpu"))) as worker:
+        assert worker.compute_device == torch.device("cpu")
+
+
 # --- addresses
 
 
-@pytest.mark.parametrize(
-    "address", ["", "127.0.0.1", "localhost:", ":7700", "127.0.0.1:http", "7700", "127.0.0.1:-1", "127.0.0.1:²"]
-)
-def test_an_address_of_a_wrong_form(address: str) -> None:
+@pytest.mark.parametrize("address", ["", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:99999", "::1:7700", 7700, None])
+def test_an_address_of_a_wrong_form(address: Any) -> None:
     with pytest.raises(pt.PtrTensorError, match=r"HOST:PORT, for instance 127.0.0.1:7700"):
-        pt.RemoteWorker(address, id="carol")
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:99999", "[::1]:70000"])
-def test_a_port_that_cannot_be(address: str) -> None:
-    with pytest.raises(pt.PtrTensorError):
         pt.RemoteWorker(address, id="carol")
 
 

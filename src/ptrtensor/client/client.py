@@ -219,9 +219,13 @@ class Client:
             error = self._lost  # with commands of which nobody knows whether they were run
         self._told = True
         self._lost = WorkerLostError(f"worker {self.worker} was closed; its objects are gone")
+        self.hang_up()
+        return error
+
+    def hang_up(self) -> None:
+        """Let go of the thread and the transport without a word to the worker."""
         self._flusher.stop()
         self._transport.close()
-        return error
 
     def abandon(self) -> None:
         """In a forked child: this session is the parent's. Takes no lock, another thread may have held it."""

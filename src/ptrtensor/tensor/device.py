@@ -58,15 +58,19 @@ class Devices(Generic[W]):
         """
         with self._lock:
             check_device_type()
-            for other in self._workers.values():
-                if other.id == worker.id:
-                    raise PtrTensorError(
-                        f"there is a worker {worker.id!r} already: close() it first, or choose another id"
-                    )
+            self.check_free(worker.id)
             index = self._free_index(worker.id)
             self._closed.pop(index, None)
             self._workers[index] = worker
         return torch.device(DEVICE_TYPE, index)
+
+    def check_free(self, worker_id: str) -> None:
+        """Whether a worker can have this name.
+
+        :raises PtrTensorError: another one has it.
+        """
+        if any(other.id == worker_id for other in self.all()):
+            raise PtrTensorError(f"there is a worker {worker_id!r} already: close() it first, or choose another id")
 
     def _free_index(self, worker_id: str) -> int:
         for attempt in range(2):

@@ -1,5 +1,7 @@
 """The errors of mixing: they name the operation, each argument's place and the mend (D3)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -11,22 +13,40 @@ from ptrtensor.tensor.worker import Worker
 
 def places(operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]) -> str:
     """`self at bob, other here (cpu)`: where each tensor among the arguments lives."""
-    given = list(zip(operation.argument_names, args, strict=False)) + list(kwargs.items())
     shown = []
-    for name, value in given:
-        for item in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(item, Pointer):
-                shown.append(f"{name} at worker {item._worker.id}")
-            elif isinstance(item, Tensor):
-                shown.append(f"{name} here ({item.device}, shape {tuple(item.shape)})")
+    for name, tensor in named_tensors(operation, args, kwargs):
+        if isinstance(tensor, Pointer):
+            gone = " (closed or lost)" if is_gone(tensor) else ""
+            shown.append(f"{name} at worker {tensor._worker.id}{gone}")
+        else:
+            shown.append(f"{name} here ({tensor.device}, shape {tuple(tensor.shape)})")
     return ", ".join(dict.fromkeys(shown))
 
 
+def named_tensors(
+    operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]
+) -> Iterator[tuple[str, Tensor]]:
+    for name, value in [*zip(operation.argument_names, args, strict=False), *kwargs.items()]:
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, Tensor):
+                yield name, item
+
+
+def is_gone(tensor: Tensor) -> bool:
+    """Whether what a pointer stands for went with its worker."""
+    return isinstance(tensor, Pointer) and tensor._worker.client.lost is not None
+
+
 def two_workers(operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]) -> WorkerMismatchError:
-    return WorkerMismatchError(
-        f"{operation.op} got tensors of different workers: {places(operation, args, kwargs)}. "
+    mend = (
         "move() one of them, or fetch both; an optimizer's state stays where it was made, so make the optimizer "
         "after moving the model or move its state too"
+    )
+    if any(is_gone(tensor) for _, tensor in named_tensors(operation, args, kwargs)):
+        # Its successor may have the same id, so that nothing else tells them apart.
+        mend = "What a worker held that is closed or lost is gone with it: send that data anew to the other one"
+    return WorkerMismatchError(
+        f"{operation.op} got tensors of different workers: {places(operation, args, kwargs)}. {mend}"
     )
 
 

@@ -33,7 +33,7 @@ from ptrtensor.tensor.local import LocalWorker, local_worker
 from ptrtensor.tensor.reshaping import note_exchange
 from ptrtensor.tensor.signature import check_usable
 from ptrtensor.tensor.transfer import get_pointer, move_pointer
-from ptrtensor.tensor.worker import Worker
+from ptrtensor.tensor.worker import Worker, check_worker, checked_texts
 from ptrtensor.wire.messages import Annotate
 from ptrtensor.wire.metadata import TensorMeta
 
@@ -49,6 +49,12 @@ class PointerTensor(Pointer):
     Made by `send`, by operations on pointers, and by factories with ``device=worker.device``. It has the shape,
     strides, dtype and autograd history of the tensor it stands for, and none of its values.
     """
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        raise UnsupportedOpError(
+            "a PointerTensor is not made by its class: use send(tensor, worker), or a factory of torch with "
+            "device=worker.device"
+        )
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -109,19 +115,25 @@ class PointerTensor(Pointer):
         return str(self.__dict__.get("_description", ""))
 
     def tag(self, *tags: str) -> Self:
-        """Add tags at the worker, by which `Worker.search` finds the tensor."""
-        self.__dict__["_tags"] = tuple(dict.fromkeys((*self.__dict__.get("_tags", ()), *tags)))
-        return self._annotate()
+        """Add tags at the worker, by which `Worker.search` finds the tensor.
+
+        :raises PtrTensorError: a tag is no str, or none that can travel.
+        """
+        added = (*self.__dict__.get("_tags", ()), *checked_texts(tags, "tag()"))
+        return self._annotate(tuple(dict.fromkeys(added)), self.description)
 
     def describe(self, description: str) -> Self:
-        """Describe the tensor at the worker."""
-        self.__dict__["_description"] = description
-        return self._annotate()
+        """Describe the tensor at the worker.
 
-    def _annotate(self) -> Self:
+        :raises PtrTensorError: the description is no str, or none that can travel.
+        """
+        (text,) = checked_texts([description], "describe()")
+        return self._annotate(self.__dict__.get("_tags", ()), text)
+
+    def _annotate(self, tags: tuple[str, ...], description: str) -> Self:
         check_usable(self)
-        message = Annotate(self._reference.name, self.__dict__.get("_tags", ()), self.description)
-        self._worker.client.send(message)
+        self._worker.client.send(Annotate(self._reference.name, tags, description))
+        self.__dict__.update(_tags=tags, _description=description)
         return self
 
     def get(self) -> Tensor:
@@ -135,7 +147,12 @@ class PointerTensor(Pointer):
         return get_pointer(self, wrap)
 
     def move(self, worker: Worker) -> "PointerTensor":
-        """Take the value to another worker; this pointer is spent and the returned one stands for it."""
+        """Take the value to another worker; this pointer is spent and the returned one stands for it.
+
+        :raises SpentPointerError: it was taken before.
+        :raises PtrTensorError: that is no worker.
+        """
+        check_worker(worker, "move()")
         moved = move_pointer(self, worker, wrap)
         assert isinstance(moved, PointerTensor)
         return moved

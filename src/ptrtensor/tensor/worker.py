@@ -1,10 +1,12 @@
 """A worker as the caller sees it: a device, an inference cache, and a client that speaks with the worker itself."""
 
+import operator
+import reprlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Final, Self
+from types import MappingProxyType, TracebackType
+from typing import Final, Self, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -13,13 +15,20 @@ from ptrtensor._torch import Flags, bytes_of, dense, has_memory, isolated, meta_
 from ptrtensor.client.callsite import PTRTENSOR_FOLDER, CallSites, library_folder
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
-from ptrtensor.errors import ProtocolError, UnsupportedOpError
+from ptrtensor.errors import ProtocolError, PtrTensorError, UnsupportedOpError
 from ptrtensor.tensor.cache import Cache
 from ptrtensor.tensor.device import Devices, install
+from ptrtensor.tensor.local import LocalWorker, local_worker
 from ptrtensor.wire import messages
 from ptrtensor.wire.metadata import TensorMeta
 
 call_sites: Final = CallSites((library_folder(torch.__file__), PTRTENSOR_FOLDER))
+
+MAX_ID_CHARACTERS: Final = 200
+"""An id stands in every error, and in the handshake, which has little room."""
+
+SEEDS: Final = range(-(2**63), 2**64)
+"""What torch's generators take."""
 
 
 class Worker(ABC):
@@ -49,7 +58,7 @@ class Worker(ABC):
     def objects(self) -> Mapping[int, Tensor | TensorMeta]:
         """Name to object, read-only: the tensors themselves where the worker is in this process, else metadata."""
         found, _ = self.client.request(messages.Inventory, messages.Found)
-        return {entry.name: entry.extent.meta for entry in found.entries}
+        return MappingProxyType({entry.name: entry.extent.meta for entry in found.entries})
 
     @abstractmethod
     def send(self, tensor: Tensor) -> Tensor:
@@ -74,12 +83,14 @@ class Worker(ABC):
         self.client.request(messages.Recover, messages.Done)
         self.client.failures.forget()
 
-    def manual_seed(self, seed: int | None) -> None:
+    def manual_seed(self, seed: SupportsIndex | None) -> None:
         """Draw random numbers in order from one generator at the worker, as a local program seeded with `seed` does.
 
         None ends that: each operation brings a seed from this process's generator again.
+
+        :raises PtrTensorError: the seed is no integer, or one that torch does not take.
         """
-        self.client.send(messages.ManualSeed(seed))
+        self.client.send(messages.ManualSeed(None if seed is None else checked_seed(seed)))
         self._sequential = seed is not None
 
     def stats(self) -> dict[str, int]:
@@ -173,6 +184,7 @@ class Worker(ABC):
         return None if value.meta is None else tensor_of(value.meta, payload)
 
     def write_generator(self, state: Tensor) -> None:
+        check_state(state, self.compute_device)
         self.client.send(messages.WriteGenerator(meta_of(state)), bytes_of(state.contiguous()))
 
     @property
@@ -183,3 +195,87 @@ class Worker(ABC):
 
 devices: Final[Devices[Worker]] = Devices()
 install(devices)
+
+
+# --- arguments, checked before anything is done with them: the worker would only see that the protocol is broken
+
+
+def shown(value: object) -> str:
+    """What was given, in a few words."""
+    return f"{' '.join(reprlib.repr(value).split())} ({type(value).__name__})"
+
+
+def check_id(id: object) -> None:
+    """Whether a new worker can have this id.
+
+    :raises PtrTensorError: it cannot, or another worker has it.
+    """
+    if not isinstance(id, str) or not id or not id.isprintable() or len(id) > MAX_ID_CHARACTERS:
+        raise PtrTensorError(
+            f"a worker's id is a text of 1 to {MAX_ID_CHARACTERS} printable characters, for instance 'bob', "
+            f"not {shown(id)}"
+        )
+    if id == local_worker.id:
+        raise PtrTensorError(f"{id!r} is the id of this process, ptrtensor.local_worker: choose another id")
+    devices.check_free(id)
+
+
+def check_worker(worker: object, call: str) -> None:
+    """Whether this is somebody who holds tensors.
+
+    :raises PtrTensorError: it is not.
+    """
+    if not isinstance(worker, Worker):
+        fetching = "; get() brings a value to this process" if isinstance(worker, LocalWorker) else ""
+        raise PtrTensorError(
+            f"{call} takes a worker itself, for instance bob after bob = VirtualWorker(id='bob'), "
+            f"not {shown(worker)}{fetching}"
+        )
+
+
+def checked_texts(texts: Sequence[object], call: str) -> tuple[str, ...]:
+    """The texts as they can travel.
+
+    :raises PtrTensorError: one is no str, or has half a surrogate pair, which UTF-8 does not have.
+    """
+    checked = []
+    for text in texts:
+        if not isinstance(text, str):
+            raise PtrTensorError(f"{call} takes texts, not {shown(text)}: pass a str")
+        try:
+            checked.append(text.encode().decode())  # a plain str also of a subclass, which cannot travel
+        except UnicodeEncodeError as error:
+            raise PtrTensorError(f"{call} takes texts that UTF-8 has: {error}") from error
+    return tuple(checked)
+
+
+def checked_seed(seed: SupportsIndex) -> int:
+    """The seed as it can travel.
+
+    :raises PtrTensorError: torch does not take it.
+    """
+    try:
+        number = None if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = None
+    if number is None or number not in SEEDS:
+        raise PtrTensorError(
+            f"manual_seed() takes None or an integer from {SEEDS.start} to {SEEDS.stop - 1}, not {shown(seed)}"
+        )
+    return number
+
+
+def check_state(state: Tensor, compute_device: torch.device) -> None:
+    """Whether a generator on that device can have this state.
+
+    :raises PtrTensorError: none can.
+    """
+    try:
+        if state.device.type != "cpu" or state.dtype is not torch.uint8:
+            raise TypeError(f"it is {state.dtype} on {state.device}, not bytes in this process")
+        if compute_device.type == "cpu":  # for another device only the worker can tell
+            torch.Generator("cpu").set_state(state.contiguous())
+    except (TypeError, RuntimeError) as error:
+        raise PtrTensorError(
+            f"this cannot be the state of a generator ({error}): pass what torch.lazy.get_rng_state() returned"
+        ) from error

@@ -27,11 +27,15 @@ class WorkerProcess:
 
     def __init__(self, worker: str, compute_device: str, *, unix: bool = hasattr(socket, "AF_UNIX")) -> None:
         self.token = secrets.token_hex(16)
-        options = ["--id", worker, "--compute-device", compute_device]
+        options = [f"--id={worker}", f"--compute-device={compute_device}"]  # with "=", for what begins with "-"
         if unix:
             self.socket, theirs = socket.socketpair()
             with theirs:
-                self._start(["--fd", str(theirs.fileno()), *options], pass_fds=(theirs.fileno(),))
+                try:
+                    self._start(["--fd", str(theirs.fileno()), *options], pass_fds=(theirs.fileno(),))
+                except BaseException:
+                    self.socket.close()
+                    raise
         else:
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 listener.settimeout(START_SECONDS)

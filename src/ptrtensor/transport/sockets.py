@@ -1,13 +1,14 @@
 """A worker at the other end of a stream socket: unix or TCP."""
 
 import contextlib
+import re
 import select
 import socket
 import threading
 from collections import deque
 from typing import Final
 
-from ptrtensor.errors import WorkerLostError
+from ptrtensor.errors import PtrTensorError, WorkerLostError
 from ptrtensor.transport.base import Handler
 from ptrtensor.wire.connection import (
     Buffer,
@@ -23,6 +24,9 @@ SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 CONNECT_SECONDS: Final = 10.0
 LOOK_AGAIN_SECONDS: Final = 0.02
 """How soon a thread that sends sees that the one which received has left."""
+
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+ADDRESS: Final = re.compile(r"(?:\[([^\[\]\s]*:[^\[\]\s]*)\]|([^\[\]:\s]+)):([0-9]{1,9})")
 
 
 class Piece:
@@ -236,6 +240,25 @@ def refuse(sock: socket.socket, reply: WorkerMessage) -> None:
         stream.write()
 
 
+def parse_address(address: object, *, lowest_port: int = 1) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``.
+
+    :raises PtrTensorError: it has another form.
+    """
+    found = ADDRESS.fullmatch(address) if isinstance(address, str) else None
+    if found is None or not lowest_port <= int(found[3]) <= 65535:
+        raise PtrTensorError(
+            f"a worker's address is HOST:PORT, for instance 127.0.0.1:7700 or [::1]:7700, with a port from "
+            f"{lowest_port} to 65535, not {address!r}"
+        )
+    return found[1] or found[2], int(found[3])
+
+
+def format_address(host: str, port: int) -> str:
+    """The same as text, which `parse_address` takes."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def connect(host: str, port: int, peer: str) -> SocketTransport:
     """A transport to a worker that listens on this address.
 
@@ -243,9 +266,10 @@ def connect(host: str, port: int, peer: str) -> SocketTransport:
     """
     try:
         sock = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
-    except OSError as error:
-        raise WorkerLostError(
-            f"nobody answers at {host}:{port} ({error}); start a worker there: "
-            f"python -m ptrtensor.worker --listen {host}:{port}"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: the name cannot even be looked up
+        address = format_address(host, port)
+        mend = "workers listen on loopback only, 127.0.0.1 or [::1]"
+        if host in LOOPBACK:
+            mend = f"start a worker there: python -m ptrtensor.worker --listen {address}"
+        raise WorkerLostError(f"nobody answers at {address} ({error}); {mend}") from error
     return SocketTransport(sock, peer)

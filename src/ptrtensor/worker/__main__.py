@@ -15,9 +15,10 @@ import threading
 import torch
 
 from ptrtensor.errors import PtrTensorError
+from ptrtensor.transport.sockets import format_address, parse_address
 from ptrtensor.version import __version__
 from ptrtensor.worker.identity import Identity
-from ptrtensor.worker.listener import Gate, listen, serve_connection, serve_forever
+from ptrtensor.worker.listener import Gate, listen, refusing, serve_connection, serve_forever, usable_device
 from ptrtensor.worker.session import Session
 
 
@@ -39,15 +40,15 @@ def main(argv: list[str] | None = None) -> int:
             return run_listener(options.listen, identity, options.compute_device)
         return run_child(options.fd, options.connect, identity, options.compute_device)
     except (PtrTensorError, OSError, ValueError, OverflowError, RuntimeError) as error:
-        sys.stderr.write(f"ptrtensor-worker: {error}\n")
+        sys.stderr.write(f"ptrtensor-worker: {' '.join(str(error).split())}\n")
         return 1
 
 
 def run_listener(address: str, identity: Identity, compute_device: str) -> int:
-    host, _, port = address.rpartition(":")
-    torch.device(compute_device)
-    with listen(host.strip("[]"), int(port)) as listener:
-        where = "{}:{}".format(*listener.getsockname()[:2])
+    host, port = parse_address(address, lowest_port=0)
+    usable_device(compute_device)
+    with listen(host, port) as listener:
+        where = format_address(*listener.getsockname()[:2])
         sys.stdout.write(f"worker {identity.worker} listens on {where}\n")
         sys.stdout.flush()
         try:
@@ -65,10 +66,14 @@ def run_child(fd: int | None, connect: str | None, identity: Identity, compute_d
     if fd is not None:
         sock = socket.socket(fileno=fd)
     else:
-        host, _, port = (connect or "").rpartition(":")
-        sock = socket.create_connection((host, int(port)))
+        sock = socket.create_connection(parse_address(connect))
         sock.sendall(token.encode())
-    serve_connection(sock, Gate(Session(identity, compute_device), threading.Lock(), token=token))
+    try:
+        usable_device(compute_device)
+    except PtrTensorError as error:
+        serve_connection(sock, refusing(str(error)))  # the starter shows it
+        return 1
+    serve_connection(sock, Gate(Session(identity, compute_device), threading.Lock(), token=token).handle)
     return 0
 
 

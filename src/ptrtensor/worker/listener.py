@@ -4,16 +4,17 @@ import contextlib
 import socket
 import threading
 import time
-from typing import Final
 
+import torch
+
+from ptrtensor._torch import DEVICE_TYPE
 from ptrtensor.errors import ProtocolError, PtrTensorError, VersionMismatchError
-from ptrtensor.transport.sockets import refuse, serve
+from ptrtensor.transport.base import Handler
+from ptrtensor.transport.sockets import LOOPBACK, refuse, serve
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.messages import ClientMessage, Hello, Refused, WorkerMessage
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.session import Reply, Session
-
-LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
 class Gate:
@@ -34,11 +35,16 @@ class Gate:
             return self._session.handle(message, payload)
 
 
-def serve_connection(sock: socket.socket, gate: Gate) -> None:
+def refusing(reason: str) -> Handler:
+    """In a session's place: tells the client why it cannot be served."""
+    return lambda message, payload: [(Refused(reason), None)]
+
+
+def serve_connection(sock: socket.socket, serving: Handler) -> None:
     """Serve one client until it leaves, is refused or breaks a rule; the socket is closed after it."""
 
     def handle(message: ClientMessage, payload: memoryview) -> list[tuple[WorkerMessage, Buffer | None]]:
-        replies = gate.handle(message, payload)
+        replies = list(serving(message, payload))
         if any(isinstance(reply, Refused) for reply, _ in replies):
             raise RefusedError(replies[0][0])
         return replies
@@ -64,6 +70,23 @@ class RefusedError(PtrTensorError):
         self.reply = reply
 
 
+def usable_device(name: str) -> torch.device:
+    """The device of this name.
+
+    :raises PtrTensorError: nothing can be computed there.
+    """
+    try:
+        device = torch.device(name)
+        if device.type in ("meta", DEVICE_TYPE):
+            raise TypeError("tensors there have no values")
+        torch.ones(1, device=device).cpu()
+        torch.Generator(device)
+    except Exception as error:  # of whatever class the device's own code raises
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise PtrTensorError(f"this worker cannot compute on {name!r}: {reason}") from error
+    return device
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket, on loopback only.
 
@@ -74,8 +97,6 @@ def listen(host: str, port: int) -> socket.socket:
             f"refusing to listen on {host}: without authentication and encryption, which this version does not "
             "have, a worker listens on loopback only (127.0.0.1 or ::1)"
         )
-    if not 0 <= port < 65536:
-        raise PtrTensorError(f"there is no port {port}: a port is a number from 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family)
 
@@ -94,4 +115,4 @@ def serve_forever(listener: socket.socket, identity: Identity, compute_device: s
 
 def start_serving(sock: socket.socket, session: Session, turn: threading.Lock) -> None:
     """In a thread, which alone holds the session: what a client leaves behind is freed with it."""
-    threading.Thread(target=serve_connection, args=(sock, Gate(session, turn, token="")), daemon=True).start()
+    threading.Thread(target=serve_connection, args=(sock, Gate(session, turn, token="").handle), daemon=True).start()

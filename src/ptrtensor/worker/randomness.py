@@ -22,9 +22,9 @@ class Randomness:
 
     def manual_seed(self, seed: int | None) -> None:
         """Use one generator in order from `seed` on; None goes back to a seed for each command."""
-        self._sequential = seed is not None
         if seed is not None:
-            self._sequence.manual_seed(seed)
+            self._sequence.manual_seed(seed)  # before the mode changes: torch may refuse the seed
+        self._sequential = seed is not None
 
     def generator(self, seed: int) -> torch.Generator:
         """The generator for an operation that takes one. In sequential mode a seed of 0 means the next in order."""

@@ -276,9 +276,11 @@ class Session:
         return Entry(name, extent_of(tensor), note.tags, note.description)
 
     def _search(self, search: Search) -> Found:
-        entries = []
+        entries: list[Entry] = []
         name = search.name
         for original, tensor in list(self.store.listed().items()):
+            if len(entries) == MAX_RESULTS:
+                break  # the client reserved so many names
             note = self.store.notes.get(original, Note())
             if note.tags and set(search.tags) <= set(note.tags):
                 self.store.objects[name] = tensor

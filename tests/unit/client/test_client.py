@@ -421,6 +421,14 @@ def test_a_lost_worker_is_reported_by_every_call(client: Client, transport: Scri
     assert client.close() is None, "nobody is told of the loss a second time"
 
 
+def test_hanging_up_says_nothing_and_leaves_no_thread() -> None:
+    transport = ScriptedTransport(acknowledges=True)
+    client = Client(transport, "bob", synchronous=False, idle_seconds=0.001)
+    client.hang_up()
+    assert transport.closed and transport.sent == []
+    assert not client._flusher._thread.is_alive()
+
+
 def test_after_close(client: Client, transport: ScriptedTransport) -> None:
     post(client, 3)
     client.close()

@@ -205,6 +205,16 @@ def test_of_two_workers_of_one_name_the_second_is_refused_and_closed(virtual_wor
     assert shared.worker(virtual_worker.device) is virtual_worker
 
 
+def test_a_name_is_free_until_it_is_registered(devices: Devices[Owner]) -> None:
+    devices.check_free("a")
+    ((owner, _),) = added(devices, "a")
+    with pytest.raises(PtrTensorError, match="there is a worker 'a' already"):
+        devices.check_free("a")
+    devices.check_free("b")
+    devices.release(owner)
+    devices.check_free("a")
+
+
 # --- torch.lazy
 
 

@@ -1,6 +1,7 @@
 """A worker process: how it starts, whom it obeys, and that it never outlives its starter."""
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -117,13 +118,23 @@ def test_a_killed_worker_is_noticed_at_once() -> None:
 
 
 @KINDS
-def test_a_worker_that_cannot_compute_is_lost_not_awaited(unix: bool, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_worker_that_cannot_compute_says_why_and_ends(unix: bool, capfd: pytest.CaptureFixture[str]) -> None:
     with started(unix, "nonsense") as (process, transport):
+        transport.send(hello(process.token))
+        message, _ = next_event(transport)
+        assert isinstance(message, Refused) and "cannot compute on 'nonsense': Expected one of" in message.reason
         with pytest.raises(WorkerLostError):
             transport.wait()
         assert wait_for_exit(process.process.pid)
         assert process.exit_status == 1
-    assert "ptrtensor-worker:" in capfd.readouterr().err
+    assert capfd.readouterr().err == "", "the starter shows it"
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_no_socket_stays_open_when_nothing_can_be_started() -> None:
+    with pytest.raises(ValueError):
+        WorkerProcess("null\0character", "cpu", unix=True)
+    gc.collect()  # an open socket would warn here
 
 
 @KINDS

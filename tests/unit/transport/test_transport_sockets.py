@@ -14,8 +14,17 @@ from interrupting import interrupted
 from wire_samples import WELCOME, frame, header
 
 import ptrtensor
-from ptrtensor.errors import ProtocolError, WorkerLostError
-from ptrtensor.transport.sockets import Piece, SocketTransport, Stream, connect, refuse, serve
+from ptrtensor.errors import ProtocolError, PtrTensorError, WorkerLostError
+from ptrtensor.transport.sockets import (
+    Piece,
+    SocketTransport,
+    Stream,
+    connect,
+    format_address,
+    parse_address,
+    refuse,
+    serve,
+)
 from ptrtensor.wire.messages import Acknowledged, Done, Fetch, Hide, Message, Put, Refused, Synchronize, Value
 
 Pair = Callable[[], tuple[socket.socket, socket.socket]]
@@ -271,6 +280,48 @@ def test_nobody_listens() -> None:
         port = listener.getsockname()[1]
     with pytest.raises(WorkerLostError, match=f"--listen 127.0.0.1:{port}"):
         connect("127.0.0.1", port, "worker nobody")
+
+
+def test_a_name_that_cannot_be_looked_up_is_nobody_and_no_command_is_suggested_that_would_be_refused() -> None:
+    with pytest.raises(WorkerLostError, match="nobody answers at x+:80 .*loopback only") as caught:
+        connect("x" * 100, 80, "worker nobody")
+    assert "--listen" not in str(caught.value)
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize(
+    ("address", "parsed"),
+    [
+        ("127.0.0.1:7700", ("127.0.0.1", 7700)),
+        ("localhost:1", ("localhost", 1)),
+        ("[::1]:65535", ("::1", 65535)),
+        ("[fe80::1%lo]:80", ("fe80::1%lo", 80)),
+    ],
+)
+def test_an_address_and_its_text(address: str, parsed: tuple[str, int]) -> None:
+    assert parse_address(address) == parsed
+    assert format_address(*parsed) == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", ":", "127.0.0.1", "7700", "localhost:", ":7700", "[]:7700", "[::1]", "::1:7700", "[127.0.0.1]:7700"),
+        *("127.0.0.1:http", "127.0.0.1:-1", "127.0.0.1:²", "127.0.0.1:٣", "127.0.0.1:+1", "127.0.0.1: 1", "a b:1"),
+        *("127.0.0.1:65536", "127.0.0.1:" + "9" * 5000, "127.0.0.1:1\n", 7700, None, b"127.0.0.1:7700", ("::1", 1)),
+    ],
+)
+def test_what_is_no_address(address: object) -> None:
+    with pytest.raises(PtrTensorError, match=r"HOST:PORT, for instance 127\.0\.0\.1:7700 or \[::1\]:7700"):
+        parse_address(address)
+
+
+def test_port_0_is_for_those_who_listen() -> None:
+    assert parse_address("[::1]:0", lowest_port=0) == ("::1", 0)
+    with pytest.raises(PtrTensorError, match="from 1 to 65535"):
+        parse_address("[::1]:0")
 
 
 # --- a worker's end

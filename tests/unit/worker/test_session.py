@@ -164,6 +164,17 @@ def test_search_gives_names_to_what_has_all_the_tags(tags: tuple[str, ...], foun
     assert not hand.ask(messages.Inventory, messages.Found).entries, "and is not listed a second time"
 
 
+def test_a_search_gives_no_more_names_than_the_client_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptrtensor.worker.session.MAX_RESULTS", 2)
+    hand = ByHand()
+    names = [hand.put(A) for _ in range(3)]
+    for name in names:
+        hand.handle(messages.Annotate(name, ("a",), ""))
+    entries = hand.ask(messages.Search, messages.Found, ("a",), 500).entries
+    assert [entry.name for entry in entries] == [500, 501]
+    assert set(hand.store.objects) == {*names, 500, 501}
+
+
 def test_statistics_count_a_storage_once() -> None:
     hand = ByHand()
     base = hand.put(A)

@@ -133,6 +133,14 @@ def test_none_ends_the_order() -> None:
     assert torch.equal(hand.fetch(rand(hand, data, 7)), torch.rand(40))
 
 
+def test_a_seed_that_torch_refuses_changes_nothing() -> None:
+    randomness = Randomness(CPU)
+    with pytest.raises(ValueError):
+        randomness.manual_seed(2**64)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(3, generator=randomness.generator(0)), torch.rand(3)), "it went in order"
+
+
 def test_the_state_can_be_taken_and_given_back() -> None:
     hand = ByHand()
     data = hand.put(DATA)

@@ -1,0 +1,102 @@
+"""What a worker checks of its arguments before anything is done with them."""
+
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ptrtensor as pt
+from ptrtensor.errors import PtrTensorError
+from ptrtensor.tensor.worker import check_id, check_state, check_worker, checked_seed, checked_texts, shown
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+class Word(StrEnum):
+    BLOOD = "blood"
+
+
+@pytest.mark.parametrize("value", [None, "x" * 1000, [1] * 1000, torch.ones(50, 50), np.ones((50, 50)), object()])
+def test_what_was_given_is_shown_in_a_few_words(value: object) -> None:
+    assert f"({type(value).__name__})" in shown(value)
+    assert len(shown(value)) < 80 and "\n" not in shown(value)
+
+
+@pytest.mark.parametrize("id", ["b", "bob", "two words", "Zoë", "127.0.0.1:7700", "--help", "x" * 200])
+def test_an_id(id: str) -> None:
+    check_id(id)
+
+
+@pytest.mark.parametrize("id", ["", "a\nb", "\0", "\udfff", "x" * 201, 3, None, b"bob"])
+def test_no_id(id: object) -> None:
+    with pytest.raises(PtrTensorError, match=r"a worker's id is a text of 1 to 200 printable characters, for instance"):
+        check_id(id)
+
+
+def test_ids_that_are_taken(virtual_worker: pt.Worker) -> None:
+    with pytest.raises(PtrTensorError, match="'me' is the id of this process"):
+        check_id("me")
+    with pytest.raises(PtrTensorError, match="already"):
+        check_id(virtual_worker.id)
+
+
+def test_a_worker(virtual_worker: pt.Worker) -> None:
+    check_worker(virtual_worker, "send()")
+    for other in ("bob", None, virtual_worker.device, pt.VirtualWorker):
+        with pytest.raises(
+            PtrTensorError, match=r"^send\(\) takes a worker itself, for instance bob .*, not .*\(\w+\)$"
+        ):
+            check_worker(other, "send()")
+    with pytest.raises(PtrTensorError, match=r"move\(\) takes .* not <LocalWorker id:me> .*; get\(\) brings"):
+        check_worker(pt.local_worker, "move()")
+
+
+def test_texts() -> None:
+    texts = checked_texts(["", "a", "Zoë \U0001f600", np.str_("n"), Word.BLOOD], "tag()")
+    assert texts == ("", "a", "Zoë \U0001f600", "n", "blood")
+    assert {type(text) for text in texts} == {str}
+
+
+@pytest.mark.parametrize("text", [1, None, b"a", ["a"], "\ud800", "a\udfff"])
+def test_no_texts(text: object) -> None:
+    with pytest.raises(PtrTensorError, match=r"^tag\(\) takes texts"):
+        checked_texts(["first", text], "tag()")
+
+
+@pytest.mark.parametrize("seed", [0, 7, -1, -(2**63), 2**64 - 1, np.int64(7), np.uint64(2**64 - 1), torch.tensor(7)])
+def test_a_seed_is_one_that_torch_takes(seed: Any) -> None:
+    checked = checked_seed(seed)
+    assert type(checked) is int and checked == int(seed)
+    torch.Generator().manual_seed(checked)
+
+
+@pytest.mark.parametrize("seed", [True, np.True_, 1.0, "1", 2**64, -(2**63) - 1, [1], torch.tensor(1.5)])
+def test_no_seed(seed: Any) -> None:
+    with pytest.raises(
+        PtrTensorError, match=r"manual_seed\(\) takes None or an integer from -9223372036854775808 to 18"
+    ):
+        checked_seed(seed)
+
+
+def test_a_state_of_a_generator() -> None:
+    state = torch.get_rng_state()
+    check_state(state, CPU)
+    check_state(torch.stack([state, state], 1)[:, 0], CPU)
+    check_state(torch.zeros(16, dtype=torch.uint8), CUDA)
+
+
+@pytest.mark.parametrize(
+    ("state", "device"),
+    [
+        (torch.zeros(5056, dtype=torch.uint8), CPU),
+        (torch.zeros(3, dtype=torch.uint8), CPU),
+        (torch.zeros(3), CPU),
+        (torch.zeros(3), CUDA),
+        (torch.zeros(5056, dtype=torch.uint8, device="meta"), CPU),
+    ],
+)
+def test_no_state_of_a_generator(state: torch.Tensor, device: torch.device) -> None:
+    with pytest.raises(PtrTensorError, match=r"cannot be the state of a generator .*get_rng_state\(\)"):
+        check_state(state, device)

@@ -1,0 +1,30 @@
+"""A listener: where it listens, where it computes, and what it says instead of serving."""
+
+import pytest
+import torch
+
+from ptrtensor.errors import PtrTensorError
+from ptrtensor.wire.messages import Refused, Synchronize
+from ptrtensor.worker.listener import refusing, usable_device
+
+
+def test_a_usable_device() -> None:
+    assert usable_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["meta", "lazy", "lazy:1", "no such device", "", "cuda:-2", "mps:77", "\ud800"])
+def test_a_device_where_nothing_can_be_computed(name: str) -> None:
+    with pytest.raises(PtrTensorError, match=r"^this worker cannot compute on .*: .+") as caught:
+        usable_device(name)
+    assert repr(name) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+def test_cuda_where_there_is_none() -> None:
+    with pytest.raises(PtrTensorError, match="cannot compute on 'cuda': .*(CUDA|NVIDIA)"):
+        usable_device("cuda")
+
+
+def test_every_message_is_refused() -> None:
+    assert list(refusing("no room")(Synchronize(1), memoryview(b""))) == [(Refused("no room"), None)]
