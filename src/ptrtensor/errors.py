@@ -47,29 +47,15 @@ class RemoteOpError(PtrTensorError, RuntimeError):
     """
 
 
-class RemoteIndexError(RemoteOpError, IndexError):
-    """The same where torch's error at the worker was an `IndexError`; so with the next ones."""
-
-
-class RemoteValueError(RemoteOpError, ValueError): ...
-
-
-class RemoteTypeError(RemoteOpError, TypeError): ...
-
-
-class RemoteNotImplementedError(RemoteOpError, NotImplementedError): ...
-
-
-class RemoteUnsupportedOpError(RemoteOpError, UnsupportedOpError):
-    """A result that no pointer can stand for."""
+def also(kind: type[Exception]) -> type[RemoteOpError]:
+    """A `RemoteOpError` that is one of these too."""
+    return type(
+        RemoteOpError.__name__, (RemoteOpError, kind), {"__module__": __name__, "__doc__": RemoteOpError.__doc__}
+    )
 
 
 REMOTE_ERRORS: Final[dict[str, type[RemoteOpError]]] = {
-    "IndexError": RemoteIndexError,
-    "ValueError": RemoteValueError,
-    "TypeError": RemoteTypeError,
-    "NotImplementedError": RemoteNotImplementedError,
-    "UnsupportedOpError": RemoteUnsupportedOpError,
+    kind.__name__: also(kind) for kind in (IndexError, ValueError, TypeError, NotImplementedError, UnsupportedOpError)
 }
 """By the name of the class at the worker; so ``except IndexError`` catches what it would catch of local tensors."""
 

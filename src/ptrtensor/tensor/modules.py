@@ -42,9 +42,11 @@ def convert(module: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Call
         return moved[id(tensor)][1]
 
     kept = [Kept(parameter) for parameter in module.parameters()]
-    put_through(module, convert_once)
-    for each in kept:
-        each.restore()
+    try:
+        put_through(module, convert_once)
+    finally:
+        for each in kept:
+            each.restore()
 
 
 def convert_when_shaped(part: nn.Module, transfer: Callable[[Tensor], Tensor], stays: Callable[[Tensor], bool]) -> None:
