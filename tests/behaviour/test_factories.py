@@ -240,8 +240,6 @@ def test_the_default_dtype_is_the_callers(dtype: torch.dtype, worker: pt.Worker)
 LOST: dict[str, Callable[[pt.Worker], object]] = {
     "device without an index": lambda worker: torch.zeros(2, device="lazy"),
     "index 0": lambda worker: torch.zeros(2, device="lazy:0"),
-    "p.new": lambda worker: pt.send(torch.ones(2), worker).new(3),
-    "p.new without sizes": lambda worker: pt.send(torch.ones(2), worker).new(),
     "index of nobody": lambda worker: torch.zeros(2, device="lazy:99"),
     "to an index of nobody": lambda worker: torch.zeros(2).to("lazy:98"),
     "a pointer to an index of nobody": lambda worker: pt.send(torch.ones(2), worker).to("lazy:98"),

@@ -427,7 +427,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "DLPack": (lambda p: p.__dlpack__(), "lazy"),
     "from_dlpack": (from_dlpack, "lazy"),
     "numpy.from_dlpack": (numpy.from_dlpack, "lazy"),
-    "pin_memory": (lambda p: p.pin_memory(), r"\.cpu\(\)|pin"),
+    "pin_memory": (lambda p: p.pin_memory(), r"\.cpu\(\)|pin|accelerator"),
     "to_sparse": (lambda p: value(p.to_sparse()), "(?i)sparse|layout"),
     "to_sparse_csr": (lambda p: value(p.to_sparse_csr()), "(?i)sparse|layout"),
     "to_mkldnn": (lambda p: p.to_mkldnn(), "(?i)mkldnn|layout|dense CPU"),

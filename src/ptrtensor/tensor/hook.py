@@ -13,7 +13,7 @@ from ptrtensor._torch import as_subclass_of, insert_mode, is_compiling, native_f
 from ptrtensor.tensor.local import LocalWorker, local_worker
 from ptrtensor.tensor.pointer import PointerTensor, wrap
 from ptrtensor.tensor.transfer import send_tensor
-from ptrtensor.tensor.worker import Worker
+from ptrtensor.tensor.worker import Worker, check_worker
 
 FACTORIES: Final = frozenset(
     getattr(torch, name)
@@ -111,6 +111,7 @@ def sendable(tensor: Tensor) -> SendableTensor:
 
 
 def sent(tensor: Tensor, worker: Worker) -> PointerTensor:
+    check_worker(worker, "send()")
     base = plain(tensor)
     if tensor.is_leaf and tensor.grad is not None:
         base.grad = plain(tensor.grad)
