@@ -15,11 +15,12 @@ from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import PtrTensorError, UnsupportedOpError
 from ptrtensor.tensor import worker as tensor_worker
+from ptrtensor.tensor.arguments import checked_texts, shown
 from ptrtensor.tensor.hook import TorchHook
 from ptrtensor.tensor.modules import convert
 from ptrtensor.tensor.pointer import PointerTensor, wrap
 from ptrtensor.tensor.transfer import send_tensor
-from ptrtensor.tensor.worker import check_id, check_worker, checked_texts, devices, shown
+from ptrtensor.tensor.worker import check_id, check_worker, devices
 from ptrtensor.transport.base import Transport
 from ptrtensor.transport.inprocess import InProcessTransport
 from ptrtensor.transport.process import START_SECONDS, WorkerProcess

@@ -23,6 +23,7 @@ from ptrtensor._torch import (
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor import function
+from ptrtensor.tensor.arguments import checked_texts
 from ptrtensor.tensor.autograd import at
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.copying import deep_copy, like, reduced
@@ -33,7 +34,7 @@ from ptrtensor.tensor.local import LocalWorker, local_worker
 from ptrtensor.tensor.reshaping import note_exchange
 from ptrtensor.tensor.signature import check_usable
 from ptrtensor.tensor.transfer import get_pointer, move_pointer
-from ptrtensor.tensor.worker import Worker, check_worker, checked_texts
+from ptrtensor.tensor.worker import Worker, check_worker
 from ptrtensor.wire.messages import Annotate
 from ptrtensor.wire.metadata import TensorMeta
 

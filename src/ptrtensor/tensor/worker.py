@@ -1,7 +1,5 @@
 """A worker as the caller sees it: a device, an inference cache, and a client that speaks with the worker itself."""
 
-import operator
-import reprlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from ptrtensor.client.callsite import PTRTENSOR_FOLDER, CallSites, library_folde
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import ProtocolError, PtrTensorError, UnsupportedOpError
+from ptrtensor.tensor.arguments import check_state, checked_seed, shown
 from ptrtensor.tensor.cache import Cache
 from ptrtensor.tensor.device import Devices, install
 from ptrtensor.tensor.local import LocalWorker, local_worker
@@ -26,9 +25,6 @@ call_sites: Final = CallSites((library_folder(torch.__file__), PTRTENSOR_FOLDER)
 
 MAX_ID_CHARACTERS: Final = 200
 """An id stands in every error, and in the handshake, which has little room."""
-
-SEEDS: Final = range(-(2**63), 2**64)
-"""What torch's generators take."""
 
 
 class Worker(ABC):
@@ -197,14 +193,6 @@ devices: Final[Devices[Worker]] = Devices()
 install(devices)
 
 
-# --- arguments, checked before anything is done with them: the worker would only see that the protocol is broken
-
-
-def shown(value: object) -> str:
-    """What was given, in a few words."""
-    return f"{' '.join(reprlib.repr(value).split())} ({type(value).__name__})"
-
-
 def check_id(id: object) -> None:
     """Whether a new worker can have this id.
 
@@ -231,51 +219,3 @@ def check_worker(worker: object, call: str) -> None:
             f"{call} takes a worker itself, for instance bob after bob = VirtualWorker(id='bob'), "
             f"not {shown(worker)}{fetching}"
         )
-
-
-def checked_texts(texts: Sequence[object], call: str) -> tuple[str, ...]:
-    """The texts as they can travel.
-
-    :raises PtrTensorError: one is no str, or has half a surrogate pair, which UTF-8 does not have.
-    """
-    checked = []
-    for text in texts:
-        if not isinstance(text, str):
-            raise PtrTensorError(f"{call} takes texts, not {shown(text)}: pass a str")
-        try:
-            checked.append(text.encode().decode())  # a plain str also of a subclass, which cannot travel
-        except UnicodeEncodeError as error:
-            raise PtrTensorError(f"{call} takes texts that UTF-8 has: {error}") from error
-    return tuple(checked)
-
-
-def checked_seed(seed: SupportsIndex) -> int:
-    """The seed as it can travel.
-
-    :raises PtrTensorError: torch does not take it.
-    """
-    try:
-        number = None if isinstance(seed, bool) else operator.index(seed)
-    except TypeError:
-        number = None
-    if number is None or number not in SEEDS:
-        raise PtrTensorError(
-            f"manual_seed() takes None or an integer from {SEEDS.start} to {SEEDS.stop - 1}, not {shown(seed)}"
-        )
-    return number
-
-
-def check_state(state: Tensor, compute_device: torch.device) -> None:
-    """Whether a generator on that device can have this state.
-
-    :raises PtrTensorError: none can.
-    """
-    try:
-        if state.device.type != "cpu" or state.dtype is not torch.uint8:
-            raise TypeError(f"it is {state.dtype} on {state.device}, not bytes in this process")
-        if compute_device.type == "cpu":  # for another device only the worker can tell
-            torch.Generator("cpu").set_state(state.contiguous())
-    except (TypeError, RuntimeError) as error:
-        raise PtrTensorError(
-            f"this cannot be the state of a generator ({error}): pass what torch.lazy.get_rng_state() returned"
-        ) from error

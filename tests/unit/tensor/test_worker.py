@@ -9,7 +9,8 @@ import torch
 
 import ptrtensor as pt
 from ptrtensor.errors import PtrTensorError
-from ptrtensor.tensor.worker import check_id, check_state, check_worker, checked_seed, checked_texts, shown
+from ptrtensor.tensor.arguments import check_state, checked_seed, checked_texts, shown
+from ptrtensor.tensor.worker import check_id, check_worker
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -1,0 +1,67 @@
+"""Arguments of users, checked before anything is done: the worker would only see that the protocol is broken."""
+
+import operator
+import reprlib
+from collections.abc import Sequence
+from typing import Final, SupportsIndex
+
+import torch
+from torch import Tensor
+
+from ptrtensor.errors import PtrTensorError
+
+SEEDS: Final = range(-(2**63), 2**64)
+"""What torch's generators take."""
+
+
+def shown(value: object) -> str:
+    """What was given, in a few words."""
+    return f"{' '.join(reprlib.repr(value).split())} ({type(value).__name__})"
+
+
+def checked_texts(texts: Sequence[object], call: str) -> tuple[str, ...]:
+    """The texts as they can travel.
+
+    :raises PtrTensorError: one is no str, or has half a surrogate pair, which UTF-8 does not have.
+    """
+    checked = []
+    for text in texts:
+        if not isinstance(text, str):
+            raise PtrTensorError(f"{call} takes texts, not {shown(text)}: pass a str")
+        try:
+            checked.append(text.encode().decode())  # a plain str also of a subclass, which cannot travel
+        except UnicodeEncodeError as error:
+            raise PtrTensorError(f"{call} takes texts that UTF-8 has: {error}") from error
+    return tuple(checked)
+
+
+def checked_seed(seed: SupportsIndex) -> int:
+    """The seed as it can travel.
+
+    :raises PtrTensorError: torch does not take it.
+    """
+    try:
+        number = None if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = None
+    if number is None or number not in SEEDS:
+        raise PtrTensorError(
+            f"manual_seed() takes None or an integer from {SEEDS.start} to {SEEDS.stop - 1}, not {shown(seed)}"
+        )
+    return number
+
+
+def check_state(state: Tensor, compute_device: torch.device) -> None:
+    """Whether a generator on that device can have this state.
+
+    :raises PtrTensorError: none can.
+    """
+    try:
+        if state.device.type != "cpu" or state.dtype is not torch.uint8:
+            raise TypeError(f"it is {state.dtype} on {state.device}, not bytes in this process")
+        if compute_device.type == "cpu":  # for another device only the worker can tell
+            torch.Generator("cpu").set_state(state.contiguous())
+    except (TypeError, RuntimeError) as error:
+        raise PtrTensorError(
+            f"this cannot be the state of a generator ({error}): pass what torch.lazy.get_rng_state() returned"
+        ) from error
