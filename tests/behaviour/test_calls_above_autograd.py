@@ -53,3 +53,11 @@ def test_an_out_that_grows_is_laid_out_as_local_torch_does(worker: pt.Worker) ->
     torch.add(value, 1, out=expected)
     assert out.stride() == expected.stride()
     assert torch.equal(out[1].cpu(), expected[1]) and torch.equal(out.flatten().cpu(), expected.flatten())
+
+
+def test_an_out_that_grows_at_a_second_worker(worker: pt.Worker, second_worker: pt.Worker) -> None:
+    """What was inferred for one worker must not hide from the next that the argument changes."""
+    for each in (second_worker, worker):
+        out = torch.empty(0, device=each.device)
+        torch.linalg.solve(2 * torch.eye(2, device=each.device), torch.ones(2, device=each.device), out=out)
+        assert out.shape == (2,) and out.tolist() == [0.5, 0.5]

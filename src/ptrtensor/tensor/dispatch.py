@@ -148,10 +148,10 @@ def ask(worker: Worker, call: Call, prediction: Prediction, wrap: Wrap) -> objec
         for extent, reference in zip(outcome.fresh, references, strict=False)
     ]
     for place, extent in zip(written, outcome.written, strict=True):
-        pointer = call.pointers[place]
-        if pointer is not None and pointer._meta != extent.meta:
+        pointer, became = call.pointers[place], Extent(interned(extent.meta), extent.offset)
+        if pointer is not None and pointer._meta is not became.meta:
             note_reshaping(pointer, str(operation.op))
-        reshape(call.pointers[place], Extent(interned(extent.meta), extent.offset), wrap)
+        reshape(pointer, became, wrap)
     return returned(operation, call.args, call.kwargs, pointers)
 
 

@@ -72,6 +72,7 @@ class Inference:
                 return fresh_results(operation, zeros.run(operation, args, kwargs)), zeros.changes()
             if self._mode is None:
                 self._mode = FakeTensorMode(allow_fallback_kernels=False)
+                self._mode.cache_enabled = False  # what it remembers of an `out=` that grew leaves the growing out
             try:
                 with self._mode:
                     fakes = Fakes(self._mode, self._device, with_offset=operation.offset_matters)
