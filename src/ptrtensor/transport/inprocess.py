@@ -30,7 +30,7 @@ def copied(payload: Buffer | None) -> memoryview:
 
 
 class InProcessTransport:
-    """Calls the worker's session on the caller's thread."""
+    """Calls the worker's session on the thread that sends: the caller's, or the client's that flushes."""
 
     def __init__(self, handle: Handler) -> None:
         self.events: deque[Event[WorkerMessage]] = deque()
