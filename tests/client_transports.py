@@ -33,6 +33,7 @@ class ScriptedTransport:
         self.sent: list[ClientMessage] = []
         self.payloads: list[bytes] = []
         self.acknowledges = acknowledges
+        self.computes_on_sender = False
         self.waiting = threading.Event()
         self.closed = False
         self._arrived = threading.Condition()

@@ -97,7 +97,7 @@ class Client:
         elif len(self._outbox) >= FLUSH_IDLE:
             if len(self._outbox) >= FLUSH_BUSY or self._worker_is_idle():
                 self._flush_unless_busy()
-        else:
+        elif not self._transport.computes_on_sender:
             self._flusher.wake()
 
     def drop(self, name: int) -> None:
@@ -132,10 +132,15 @@ class Client:
             self.flush()
 
     def flush_idle(self) -> None:
-        """The same, for the thread that looks after what the caller left lying; never raises."""
+        """The same, for the thread that looks after what the caller left lying; never raises.
+
+        What would be computed on this thread is left for the caller's.
+        """
         if self._lost is None:
             try:
-                self.flush()
+                self._wait_for_room()
+                with self._writing:
+                    self._send_batch(computing=not self._transport.computes_on_sender)
                 self._poll()
             except PtrTensorError:
                 self._told = False  # the caller will meet it, or `close` tells
@@ -242,10 +247,12 @@ class Client:
 
     # --- inside
 
-    def _send_batch(self) -> None:
+    def _send_batch(self, *, computing: bool = True) -> None:
         self._outbox.take_in_drops()
         if len(self._outbox):
             batch, commands = self._outbox.batch()
+            if not (computing or self._outbox.only_drops(batch)):
+                return
             self._send(batch, commands)
             self._outbox.sent(batch)
 

@@ -2,13 +2,16 @@
 
 import threading
 from collections import deque
-from itertools import repeat
+from itertools import islice, repeat
+from typing import Final
 
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.failures import Failures
 from ptrtensor.client.reference import Drop
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
 from ptrtensor.wire.messages import Batch
+
+DROP_MARK: Final = NUMBER.pack(DROP)
 
 
 class Outbox:
@@ -79,6 +82,10 @@ class Outbox:
         """All that is here as one message."""
         with self._order:
             return Batch(self.first, len(self._commands), self._definitions.copy()), b"".join(self._commands)
+
+    def only_drops(self, batch: Batch) -> bool:
+        """Whether a batch that was not sent yet makes the worker forget names and nothing else."""
+        return all(command.startswith(DROP_MARK) for command in islice(self._commands, batch.count))
 
     def sent(self, batch: Batch) -> None:
         """Forget what went out."""

@@ -20,6 +20,10 @@ class Transport(Protocol):
     """
 
     @property
+    def computes_on_sender(self) -> bool:
+        """Whether `send` runs the commands itself, on the thread and with the process-wide state of its caller."""
+
+    @property
     def events(self) -> deque[Event[WorkerMessage]]:
         """What has arrived."""
 

@@ -30,7 +30,13 @@ def copied(payload: Buffer | None) -> memoryview:
 
 
 class InProcessTransport:
-    """Calls the worker's session on the thread that sends: the caller's, or the client's that flushes."""
+    """Calls the worker's session on the thread that sends.
+
+    Commands borrow torch's default generator and default dtype from the whole process, so the client leaves them to
+    the threads of its callers.
+    """
+
+    computes_on_sender = True
 
     def __init__(self, handle: Handler) -> None:
         self.events: deque[Event[WorkerMessage]] = deque()
@@ -58,6 +64,8 @@ class InProcessTransport:
 
 class LoopbackTransport:
     """In this process too, but every message crosses as bytes, through both ends' connections."""
+
+    computes_on_sender = True
 
     def __init__(self, handle: Handler) -> None:
         self._handle: Handler | None = handle

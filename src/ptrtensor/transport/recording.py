@@ -21,6 +21,10 @@ class RecordingTransport:
         self._lines: list[str] = []
 
     @property
+    def computes_on_sender(self) -> bool:
+        return self._inner.computes_on_sender
+
+    @property
     def events(self) -> deque[Event[WorkerMessage]]:
         return self._inner.events
 

@@ -109,6 +109,8 @@ class Stream:
 class SocketTransport:
     """A client's end of a socket."""
 
+    computes_on_sender = False
+
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self._stream = Stream(sock)
         self._connection = client_connection()

@@ -5,25 +5,19 @@ in-process worker and one behind a socket are the same code.
 """
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Final, assert_never
 
-import msgspec
 import torch
 from torch import Tensor
 
 from ptrtensor._torch import (
-    DTYPES,
-    Flags,
     bytes_of,
     dense,
     isolated,
     meta_of,
     offset_of,
-    read_flags,
     tensor_of,
-    write_flags,
 )
 from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.connection import Buffer
@@ -55,7 +49,6 @@ from ptrtensor.wire.messages import (
     ReadGenerator,
     Recover,
     Search,
-    Settings,
     Statistics,
     Synchronize,
     Value,
@@ -64,6 +57,7 @@ from ptrtensor.wire.messages import (
 )
 from ptrtensor.wire.metadata import TensorMeta
 from ptrtensor.worker.executor import Executor, explain
+from ptrtensor.worker.flags import ClientFlags
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.program import Program
 from ptrtensor.worker.randomness import Randomness
@@ -85,7 +79,7 @@ class Session:
         self._randomness = Randomness(self._device)
         self._executor = Executor(self.store, self._randomness)
         self._programs: dict[int, Program] = {}
-        self._flags: Flags | None = None
+        self._flags = ClientFlags()
 
     def handle(self, message: ClientMessage, payload: memoryview) -> list[Reply]:
         """Answer one message.
@@ -95,76 +89,54 @@ class Session:
         return isolated(self._handle, message, payload)
 
     def _handle(self, message: ClientMessage, payload: memoryview) -> list[Reply]:
-        with self._flags_applied():
-            match message:
-                case Hello():
-                    return [(self._identity.greet(message, str(self._device)), None)]
-                case Batch():
+        match message:
+            case Hello():
+                return [(self._identity.greet(message, str(self._device)), None)]
+            case Batch():
+                with nullcontext() if forgets_only(payload) else self._flags.applied():
                     self._run(message, payload)
-                    return [(self._acknowledge(), None)]
-                case Put():
-                    self._put(message, payload)
-                    return []
-                case Fetch():
-                    return [self._fetch(message)]
-                case Describe():
-                    return [(self._describe(message), None)]
-                case Hide(name):
-                    self.store.hidden.add(name)
-                    return []
-                case Annotate(name, tags, description):
-                    self.store.notes[name] = Note(tags, description)
-                    return []
-                case Search():
-                    return [(self._search(message), None)]
-                case Inventory(request):
-                    return [(Found(request, self._entries()), None)]
-                case Synchronize(request):
-                    self._synchronize_device()
-                    return [(self._acknowledge(), None), (Done(request), None)]
-                case Recover(request):
-                    self.store.recover()
-                    return [(Done(request), None)]
-                case Configure(settings):
-                    self._configure(settings)
-                    return []
-                case ManualSeed(seed):
-                    self._randomness.manual_seed(seed)
-                    return []
-                case ReadGenerator(request):
-                    return [self._value(request, self._randomness.state)]
-                case WriteGenerator(meta):
-                    self._write_generator(meta, payload)
-                    return []
-                case Statistics(request):
-                    return [(self._count(request), None)]
-                case Bye(request):
-                    self.closed = True
-                    return [(self._acknowledge(), None), (Done(request), None)]
-                case _:
-                    assert_never(message)
-
-    # --- flags
-
-    def _configure(self, settings: Settings) -> None:
-        flags: Flags = msgspec.structs.astuple(settings)
-        dtype = DTYPES.get(flags[0])
-        if dtype is None or not dtype.is_floating_point or flags[4] not in ("highest", "high", "medium"):
-            raise ProtocolError("the client sent settings that torch does not have")
-        self._flags = flags
-
-    @contextmanager
-    def _flags_applied(self) -> Iterator[None]:
-        """The client's flags while its commands run; this process may serve others, or be the client itself."""
-        before = read_flags()
-        if self._flags is None or self._flags == before:
-            yield
-            return
-        write_flags(self._flags)
-        try:
-            yield
-        finally:
-            write_flags(before)
+                return [(self._acknowledge(), None)]
+            case Put():
+                self._put(message, payload)
+                return []
+            case Fetch():
+                return [self._fetch(message)]
+            case Describe():
+                return [(self._describe(message), None)]
+            case Hide(name):
+                self.store.hidden.add(name)
+                return []
+            case Annotate(name, tags, description):
+                self.store.notes[name] = Note(tags, description)
+                return []
+            case Search():
+                return [(self._search(message), None)]
+            case Inventory(request):
+                return [(Found(request, self._entries()), None)]
+            case Synchronize(request):
+                self._synchronize_device()
+                return [(self._acknowledge(), None), (Done(request), None)]
+            case Recover(request):
+                self.store.recover()
+                return [(Done(request), None)]
+            case Configure(settings):
+                self._flags.configure(settings)
+                return []
+            case ManualSeed(seed):
+                self._randomness.manual_seed(seed)
+                return []
+            case ReadGenerator(request):
+                return [self._value(request, self._randomness.state)]
+            case WriteGenerator(meta):
+                self._write_generator(meta, payload)
+                return []
+            case Statistics(request):
+                return [(self._count(request), None)]
+            case Bye(request):
+                self.closed = True
+                return [(self._acknowledge(), None), (Done(request), None)]
+            case _:
+                assert_never(message)
 
     # --- commands
 
@@ -310,3 +282,16 @@ class Session:
 
 def extent_of(tensor: Tensor) -> Extent:
     return Extent(meta_of(tensor), offset_of(tensor))
+
+
+def forgets_only(commands: memoryview) -> bool:
+    """Whether these commands compute nothing: a client in this process sends them from a thread of its own, where no
+    flag of the process may change even for a moment.
+    """
+    offset = 0
+    while offset + DROP_HEADER.size <= len(commands):
+        number, count = DROP_HEADER.unpack_from(commands, offset)
+        if number != DROP:
+            return False
+        offset += DROP_HEADER.size + 8 * count
+    return offset == len(commands)

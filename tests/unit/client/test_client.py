@@ -155,6 +155,21 @@ def test_the_flusher_sends_the_end_of_a_batch(transport: ScriptedTransport) -> N
         assert eventually(lambda: transport.sizes == [3, 2])
 
 
+def test_the_flusher_leaves_to_the_callers_threads_what_would_be_computed_on_its_own(
+    transport: ScriptedTransport,
+) -> None:
+    transport.computes_on_sender = True
+    with client_of(transport, idle_seconds=0.002) as client:
+        client.drop(1)
+        assert eventually(lambda: transport.sizes == [1]), "names are forgotten"
+        post(client, 1)
+        client.drop(2)
+        time.sleep(0.1)
+        assert transport.sizes == [1]
+        client.flush()
+        assert transport.sizes == [1, 2]
+
+
 def test_the_flusher_takes_in_what_arrives(transport: ScriptedTransport) -> None:
     with client_of(transport, idle_seconds=0.002) as client:
         post(client, 1)

@@ -16,7 +16,6 @@ from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction, N
 from ptrtensor.wire.limits import MAX_INSTRUCTIONS, PROTOCOL_VERSION
 from ptrtensor.wire.messages import Settings
 from ptrtensor.wire.metadata import TensorMeta
-from ptrtensor.worker.session import Session
 
 NOTHING = memoryview(b"")
 TORCH = str(torch.__version__)
@@ -329,10 +328,6 @@ def test_an_infinite_field_is_only_a_number() -> None:
 # --- settings [P6]
 
 
-def flags(settings: Settings) -> tuple[object, ...]:
-    return tuple(getattr(settings, name) for name in settings.__struct_fields__)
-
-
 CHANGED = Settings(default_dtype="float64", deterministic=True, matmul_precision="high", math_attention=False)
 
 
@@ -346,34 +341,15 @@ def test_settings_hold_while_a_message_is_handled_and_not_after() -> None:
     assert read_flags() == before
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Settings(default_dtype="float64"),
-        Settings(deterministic=True, deterministic_warn_only=True),
-        Settings(fill_uninitialized=False),
-        Settings(matmul_precision="medium"),
-        Settings(flash_attention=False, memory_efficient_attention=False),
-        Settings(math_attention=False, cudnn_attention=False),
-        Settings(mkldnn=False),
-        Settings(flush_denormal=True),
-    ],
-    ids=str,
-)
-def test_each_setting_is_applied_and_restored(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_forgotten_without_a_change_of_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client in this process sends them while another thread relies on the flags."""
     hand = ByHand()
-    hand.handle(messages.Configure(settings))
-    seen: list[tuple[object, ...]] = []
-
-    def look(self: Session, request: int) -> messages.Done:
-        seen.append(read_flags())
-        return messages.Done(request)
-
-    monkeypatch.setattr(Session, "_count", look)
-    before = read_flags()
-    hand.handle(messages.Statistics(1))
-    assert seen == [flags(settings)]
-    assert read_flags() == before
+    hand.put(A)
+    hand.handle(messages.Configure(CHANGED))
+    changes: list[object] = []
+    monkeypatch.setattr("ptrtensor.worker.flags.write_flags", changes.append)
+    hand.handle(messages.Batch(0, 2, []), 2 * (DROP_HEADER.pack(DROP, 1) + NUMBER.pack(1)))
+    assert not hand.store.objects and changes == []
 
 
 def test_settings_are_restored_after_an_error() -> None:
@@ -391,18 +367,6 @@ def test_sessions_do_not_share_settings() -> None:
     for hand, dtype in ((one, torch.float64), (other, torch.float32)):
         name = hand.run(aten.full.default, [2], 0.5, device=Deviceless(), expect=[torch.ones(2, dtype=dtype)])
         assert hand.fetch(name).dtype is dtype
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [Settings(default_dtype="no_such_dtype"), Settings(default_dtype="int64"), Settings(matmul_precision="fast")],
-    ids=str,
-)
-def test_settings_that_torch_does_not_have_end_the_session(settings: Settings) -> None:
-    """An integer cannot be torch's default dtype: refused here, not at every message after it."""
-    hand = ByHand()
-    with pytest.raises(ProtocolError):
-        hand.handle(messages.Configure(settings))
 
 
 def test_commands_run_as_in_a_fresh_thread_without_autograd() -> None:
