@@ -22,8 +22,11 @@ class PtrTensorError(Exception):
     """Root of every error that ptrtensor raises; raised itself for a wrong set-up (ids, device indices)."""
 
 
-class WorkerMismatchError(PtrTensorError):
-    """One operation was given tensors that live in different places. Send or fetch one of them first."""
+class WorkerMismatchError(PtrTensorError, RuntimeError):
+    """One operation was given tensors that live in different places. Send or fetch one of them first.
+
+    Also a `RuntimeError`, as torch's own error for tensors of two devices is.
+    """
 
 
 class SpentPointerError(PtrTensorError):
@@ -34,8 +37,11 @@ class ObjectNotFoundError(PtrTensorError):
     """The worker holds no object under the name that was asked for."""
 
 
-class UnsupportedOpError(PtrTensorError):
-    """The operation, layout or conversion is not available on a pointer; the message names the way round."""
+class UnsupportedOpError(PtrTensorError, NotImplementedError):
+    """The operation, layout or conversion is not available on a pointer; the message names the way round.
+
+    Also a `NotImplementedError`, as torch's own error for an operation that a device lacks is.
+    """
 
 
 class RemoteOpError(PtrTensorError, RuntimeError):

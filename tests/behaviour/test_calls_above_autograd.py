@@ -1,5 +1,7 @@
 """Functions of torch that lose something for tensor subclasses, and are put right in `__torch_function__`."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -44,6 +46,24 @@ def test_matrix_rank_into(worker: pt.Worker) -> None:
     out = torch.empty((), dtype=torch.int64, device=worker.device)
     assert torch.linalg.matrix_rank(torch.eye(3, device=worker.device), out=out) is out
     assert out.item() == 3
+
+
+@pytest.mark.parametrize("function", [torch.matmul, torch.linalg.matrix_rank])
+@pytest.mark.parametrize("out", [torch.float64, torch.int64, torch.int32, torch.bool, "elsewhere", "grad", "no_grad"])
+def test_an_out_that_does_not_fit_is_refused_as_locally(function: Any, out: Any, worker: pt.Worker) -> None:
+    def into(device: torch.device) -> Any:
+        value = torch.eye(2, device=device).requires_grad_(out in ("grad", "no_grad"))
+        arguments = (value, value) if function is torch.matmul else (value,)
+        dtype = out if isinstance(out, torch.dtype) else function(*arguments).dtype
+        shape = function(*arguments).shape
+        where = "meta" if out == "elsewhere" else device
+        with torch.set_grad_enabled(out != "no_grad"):
+            try:
+                return function(*arguments, out=torch.empty(shape, dtype=dtype, device=where)).tolist()
+            except RuntimeError:
+                return "refused"
+
+    assert into(worker.device) == into(torch.device("cpu"))
 
 
 def test_an_out_that_grows_is_laid_out_as_local_torch_does(worker: pt.Worker) -> None:

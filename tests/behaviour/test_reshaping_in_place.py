@@ -141,3 +141,14 @@ def test_parameters_change_their_shape_between_steps(worker: pt.Worker) -> None:
         layer.weight.data = layer.weight.data[:, :2]
         layer.weight.grad = None
     assert layer.weight.shape == (2, 2)
+
+
+def test_an_out_that_is_asked_for_and_stays_as_it_was_is_not_taken_for_reshaped(worker: pt.Worker) -> None:
+    base = torch.zeros(4, device=worker.device)
+    out = base[1:3]
+    torch.masked_select(
+        torch.arange(3.0, device=worker.device), torch.tensor([True, False, True]).to(worker.device), out=out
+    )
+    assert base.tolist() == [0, 0, 2, 0]
+    (base.requires_grad_() * 2).sum().backward()
+    assert gradient(base).tolist() == [2, 2, 2, 2]

@@ -60,15 +60,29 @@ def send_lengths(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared
 
 
 def write_out(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
-    """Torch's code forgets `out` for tensor subclasses: the result is copied into it."""
+    """Torch's code forgets `out` for tensor subclasses: it is checked as torch does, and copied into."""
     out = kwargs.get("out")
     if not isinstance(out, Tensor):
         return func, args, kwargs
+    name = getattr(func, "__name__", str(func))
 
     def written(*args: object, **kwargs: object) -> Tensor:
         result = func(*args, **kwargs)
         assert isinstance(result, Tensor)
-        return out.resize_(result.shape).copy_(result)
+        if torch.is_grad_enabled() and (result.requires_grad or out.requires_grad):
+            raise RuntimeError(
+                f"{name}(): functions with out=... arguments don't support automatic differentiation, "
+                "but one of the arguments requires grad."
+            )
+        if result.device != out.device:
+            raise WorkerMismatchError(f"{name}() computes on {result.device} and its out is on {out.device}")
+        if not (
+            torch.can_cast(result.dtype, out.dtype) if func is torch.linalg.matrix_rank else result.dtype == out.dtype
+        ):
+            raise RuntimeError(f"{name}(): expected out to have dtype {result.dtype}, but got {out.dtype} instead")
+        if out.shape != result.shape:
+            out.resize_(result.shape)
+        return out.copy_(result)
 
     return written, args, {name: value for name, value in kwargs.items() if name != "out"}
 
