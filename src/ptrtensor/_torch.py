@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 import torch
 import torch.nn.modules.linear_cross_entropy  # it registers operations of torch's own when it is imported
 from torch import Tensor, nn
+from torch._C import DispatchKey, DispatchKeySet
 from torch._ops import OpOverload
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
@@ -474,6 +475,82 @@ def kernel_library() -> torch.library.Library:
 
 def register_kernel(library: torch.library.Library, op: OpOverload[..., object], kernel: Callable[..., object]) -> None:
     library.impl(op, kernel, DISPATCH_KEY)
+
+
+# --- autocast, by the key of a device for which no build of torch has kernels
+
+_AUTOCAST_DEVICE: Final = "hpu"
+_AUTOCAST_KEY: Final = "AutocastHPU"
+
+_KEY: Final = getattr(DispatchKey, _AUTOCAST_KEY)
+_BELOW_AUTOCAST: Final = torch._C._dispatch_keyset_full_after(_KEY)
+
+AUTOCAST_KEYS: Final = DispatchKeySet(_KEY)
+"""What a tensor carries to be seen by the kernels; it costs nothing while they are switched off."""
+
+
+def autocast_operations() -> list[str]:
+    """The names of what torch casts on a CPU."""
+    return list(torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCPU"))
+
+
+def autocast_libraries(
+    names: Iterable[str], make: Callable[[OpOverload[..., object]], Callable[..., object]]
+) -> tuple[torch.library.Library, ...]:
+    """The kernels of these operations, as far as this torch has them; they live as long as what is returned.
+
+    Every other operation goes on as it is.
+    """
+    rest, library = torch.library.Library("_", "IMPL"), kernel_library()  # noqa: TOR901
+    rest.fallback(torch.library.fallthrough_kernel, _AUTOCAST_KEY)
+    for name in names:
+        op = resolve_op(name)
+        if op is not None:
+            library.impl(op, make(op), _AUTOCAST_KEY, with_keyset=True)
+    return rest, library
+
+
+def below_autocast(
+    op: OpOverload[..., object], keys: DispatchKeySet, args: tuple[object, ...], kwargs: dict[str, object]
+) -> object:
+    """Go on with an operation as if no kernel had been registered for it."""
+    return op.redispatch(keys & _BELOW_AUTOCAST, *args, **kwargs)
+
+
+def enable_autocast_key(enabled: bool) -> bool:
+    """Switch the kernels on or off for this thread; returns what they were."""
+    before = torch.is_autocast_enabled(_AUTOCAST_DEVICE)
+    torch.set_autocast_enabled(_AUTOCAST_DEVICE, enabled)
+    return before
+
+
+def without_autocast_key() -> AbstractContextManager[object]:
+    return torch._C._ExcludeDispatchKeyGuard(AUTOCAST_KEYS)
+
+
+def is_view(tensor: Tensor) -> bool:
+    return tensor._is_view()
+
+
+def register_autograd_kernel(
+    library: torch.library.Library, op: OpOverload[..., object], kernel: Callable[..., object]
+) -> None:
+    """In the place of torch's decomposition; what the kernel calls is recorded by autograd."""
+    library.impl(op, kernel, f"Autograd{DISPATCH_KEY}")
+
+
+def chooses_flash_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float, is_causal: bool, **options: Any
+) -> bool:
+    """Whether torch would take its fused kernel for such tensors in main memory; their values do not matter."""
+
+    def like(tensor: Tensor) -> Tensor:
+        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+        return empty.requires_grad_(tensor.requires_grad)
+
+    given_mask = None if mask is None else like(mask)
+    choice = torch._fused_sdp_choice(like(query), like(key), like(value), given_mask, dropout_p, is_causal, **options)
+    return bool(choice == torch.nn.attention.SDPBackend.FLASH_ATTENTION.value)
 
 
 def register_device_module(module: ModuleType) -> None:

@@ -16,6 +16,7 @@ from ptrtensor.client.reference import Reference
 from ptrtensor.errors import PtrTensorError, UnsupportedOpError
 from ptrtensor.tensor import worker as tensor_worker
 from ptrtensor.tensor.arguments import checked_texts, shown
+from ptrtensor.tensor.autocast import Autocast
 from ptrtensor.tensor.hook import TorchHook
 from ptrtensor.tensor.modules import convert
 from ptrtensor.tensor.pointer import PointerTensor, wrap
@@ -71,6 +72,17 @@ class ConnectedWorker(Worker):
         first = self.client.reserve(MAX_RESULTS)
         found, _ = self.client.request(lambda number: messages.Search(number, texts, first), messages.Found)
         return [self._found(entry) for entry in found.entries]
+
+    def autocast(
+        self, dtype: torch.dtype | None = None, enabled: bool = True, cache_enabled: bool | None = None
+    ) -> Autocast:
+        """Mixed precision for pointers of this worker, on this thread: `torch.autocast` of its kind of device.
+
+        :param dtype: `torch.bfloat16` or `torch.float16`; by default the first on a CPU, the second on CUDA.
+        :param enabled: False switches it off for a part of the program.
+        :param cache_enabled: whether a parameter is cast once; by default as torch is set.
+        """
+        return Autocast(self.casting, dtype, enabled, cache_enabled)
 
     def _found(self, entry: messages.Entry) -> PointerTensor:
         reference = Reference(self.client, entry.name)

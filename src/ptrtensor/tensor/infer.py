@@ -65,7 +65,7 @@ class Inference:
         self, operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> tuple[list[Extent | None], list[Change]]:
         with self._lock, quiet():
-            if operation.is_unlike_fakes:
+            if operation.is_unlike_fakes or self._is_mixed(operation, args):
                 if self._device.type != "cpu" or elements(args) > TRIED_ELEMENTS:
                     raise Unpredictable
                 zeros = Fakes(None, self._device, with_offset=operation.offset_matters)
@@ -82,6 +82,12 @@ class Inference:
                 raise Unpredictable from error
             except Exception as error:
                 raise native_error(operation, args, kwargs, error) from None
+
+    def _is_mixed(self, operation: Operation, args: tuple[object, ...]) -> bool:
+        if not operation.is_unlike_fakes_when_mixed or self._device.type != "cpu":
+            return False
+        dtypes = {value.dtype for value in args if isinstance(value, Tensor)}
+        return len(dtypes) > 1
 
 
 def native_error(

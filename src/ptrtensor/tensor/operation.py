@@ -47,6 +47,19 @@ UNLIKE_FAKES: Final = frozenset(
 )
 """Operations whose CPU kernels give other shapes or strides than torch's rule for fakes says."""
 
+UNLIKE_FAKES_WHEN_MIXED: Final = frozenset(
+    {
+        "aten::native_batch_norm",
+        "aten::_native_batch_norm_legit",
+        "aten::_native_batch_norm_legit_functional",
+        "aten::_batch_norm_with_update",
+        "aten::native_layer_norm",
+        "aten::native_group_norm",
+        "aten::native_group_norm_backward",
+    }
+)
+"""The same, where the input is of lower precision than the parameters: the dtypes of the statistics differ."""
+
 
 class Kind(enum.Enum):
     """What one return of an operation is."""
@@ -74,6 +87,7 @@ class Operation:
         self.draws = has_tag(op, "nondeterministic_seeded")
         self.local_arguments = LOCAL_ARGUMENTS.get(packet, ())
         self.is_unlike_fakes = packet in UNLIKE_FAKES
+        self.is_unlike_fakes_when_mixed = packet in UNLIKE_FAKES_WHEN_MIXED
         self.shaped_by_content = packet in SHAPED_BY_CONTENT
         # Their results do not depend on the value of a number, only on its type (D6).
         self.numbers_are_fields = has_tag(op, "pointwise") or packet.startswith("aten::_foreach_")

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from ptrtensor._torch import (
+    AUTOCAST_KEYS,
     DTYPES,
     MAY_ASSIGN_DATA,
     answered,
@@ -22,7 +23,7 @@ from ptrtensor._torch import (
 )
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import UnsupportedOpError
-from ptrtensor.tensor import function
+from ptrtensor.tensor import attention, function
 from ptrtensor.tensor.arguments import checked_texts
 from ptrtensor.tensor.autograd import at
 from ptrtensor.tensor.base import Pointer
@@ -38,7 +39,7 @@ from ptrtensor.tensor.worker import Worker, check_worker
 from ptrtensor.wire.messages import Annotate
 from ptrtensor.wire.metadata import TensorMeta
 
-HANDLERS: Final = (crossing, sharing)
+HANDLERS: Final = (attention, crossing, sharing)
 """The modules that fill dispatch's table when they are imported."""
 
 _ids: Final = count(1)
@@ -285,6 +286,7 @@ def wrap(worker: Worker, reference: Reference, meta: TensorMeta, offset: int) ->
         offset,
         dtype=DTYPES[meta.dtype],
         device=worker.device,
+        _extra_dispatch_keys=AUTOCAST_KEYS,
     )
     if meta.conj or meta.neg:
         set_lazy_bits(pointer, meta.conj, meta.neg)

@@ -3,6 +3,7 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import MappingProxyType, TracebackType
 from typing import Final, Self, SupportsIndex
 
@@ -16,6 +17,7 @@ from ptrtensor.client.reference import Reference
 from ptrtensor.errors import ProtocolError, PtrTensorError, UnsupportedOpError
 from ptrtensor.tensor.arguments import check_state, checked_seed, shown
 from ptrtensor.tensor.cache import Cache
+from ptrtensor.tensor.casting import Casting
 from ptrtensor.tensor.device import Devices, install
 from ptrtensor.tensor.local import LocalWorker, local_worker
 from ptrtensor.wire import messages
@@ -38,6 +40,7 @@ class Worker(ABC):
         self.client = client
         self.compute_device = torch.device(compute_device)
         self.cache = Cache()
+        self.casting = Casting(self.compute_device.type)
         self._flags: Flags = read_flags()
         self._flags_seen: dict[Flags, int] = {self._flags: 0}
         self._flags_number = 0
@@ -63,6 +66,12 @@ class Worker(ABC):
     @abstractmethod
     def search(self, *tags: str) -> Sequence[Tensor]:
         """Pointers to the worker's objects that have all of these tags."""
+
+    @abstractmethod
+    def autocast(
+        self, dtype: torch.dtype | None = None, enabled: bool = True, cache_enabled: bool | None = None
+    ) -> AbstractContextManager[object]:
+        """Mixed precision for pointers of this worker, on this thread: `torch.autocast` of its kind of device."""
 
     def synchronize(self) -> None:
         """Wait until the worker has run everything.
