@@ -14,8 +14,10 @@ from ptrtensor._torch import (
     MAY_ASSIGN_DATA,
     answered,
     make_wrapper,
+    never_compiled,
     offset_of,
     raw_grad,
+    refuse_compiling,
     set_lazy_bits,
     set_metadata,
     set_raw_grad,
@@ -219,6 +221,7 @@ class PointerTensor(Pointer):
     dtype: torch.dtype = answered(lambda pointer: DTYPES[pointer._meta.dtype])
     device: torch.device = answered(lambda pointer: pointer._worker.device)
     ndim: int = answered(lambda pointer: len(pointer._meta.shape))
+    is_nested: bool = answered(lambda pointer: refuse_compiling())  # what torch.compile asks first
 
     def dim(self) -> int:
         return len(self._meta.shape)
@@ -301,3 +304,6 @@ def no_memory(what: str, mend: str) -> UnsupportedOpError:
 
 
 factories: Final = Factories(wrap)
+
+never_compiled(PointerTensor.__torch_function__)
+never_compiled(PointerTensor.__torch_dispatch__)
