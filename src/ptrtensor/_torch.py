@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, cast
 
 import torch
 import torch.nn.modules.linear_cross_entropy  # it registers operations of torch's own when it is imported
@@ -185,9 +185,7 @@ def refuse_compiling() -> Literal[False]:
 @functools.cache
 def _warn_of_compiling() -> None:
     """Once in a process."""
-    warnings.warn(
-        "torch.compile runs functions of pointers as they are, uncompiled", stacklevel=1
-    )
+    warnings.warn("torch.compile runs functions of pointers as they are, uncompiled", stacklevel=1)
 
 
 def never_compiled(function: Callable[..., object]) -> None:
@@ -249,6 +247,9 @@ def as_subclass_of(cls: type[Tensor], func: Callable[..., object], made: object)
     return converted
 
 
+BACKWARD_HOOKS_SETTER: Final[Callable[..., object]] = Tensor._backward_hooks.__set__  # type: ignore[union-attr]
+"""The last of what `torch.load` does to a tensor; before it the lazy bits were set without a word."""
+
 REQUIRES_GRAD_SETTER: Final[Callable[..., object]] = Tensor.requires_grad.__set__  # type: ignore[attr-defined]
 """What `__torch_function__` is given when the attribute is assigned to."""
 
@@ -284,6 +285,11 @@ def bump_versions(tensors: Iterable[Tensor]) -> None:
 def set_lazy_bits(tensor: Tensor, conj: bool, neg: bool) -> None:
     torch._C._set_conj(tensor, conj)
     torch._C._set_neg(tensor, neg)
+
+
+def lazy_bits(tensor: Tensor) -> tuple[bool, bool]:
+    """Whether it is conjugated, and negated."""
+    return torch._C.TensorBase.is_conj(tensor), torch._C.TensorBase.is_neg(tensor)
 
 
 def with_lazy_bits(tensor: Tensor, conj: bool, neg: bool) -> Tensor:
@@ -501,6 +507,35 @@ def kernel_library() -> torch.library.Library:
 
 def register_kernel(library: torch.library.Library, op: OpOverload[..., object], kernel: Callable[..., object]) -> None:
     library.impl(op, kernel, DISPATCH_KEY)
+
+
+# --- storages that torch.load restores
+
+
+class StorageElsewhere(torch.UntypedStorage):
+    """What `torch.load` takes for a storage on another device. It has one byte, since torch looks for an address."""
+
+    _elsewhere: torch.device
+
+    @classmethod
+    def on(cls, device: torch.device) -> Self:
+        storage = cls(1)
+        storage._elsewhere = device
+        return storage
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self._elsewhere
+
+
+def bytes_of_storage(storage: torch.UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
+
+
+def register_storage_location(restore: Callable[[torch.UntypedStorage, str], torch.UntypedStorage | None]) -> None:
+    """By torch's own registry, behind what it has itself; nothing is tagged when tensors are saved."""
+    registered: Any = restore
+    torch.serialization.register_package(50, lambda storage: None, registered)
 
 
 # --- autocast, by the key of a device for which no build of torch has kernels
