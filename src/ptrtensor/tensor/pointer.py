@@ -182,7 +182,7 @@ class PointerTensor(Pointer):
         raise no_memory("data_ptr()", "the address exists at the worker only; fetch the tensor with .cpu()")
 
     def untyped_storage(self) -> NoReturn:
-        raise no_memory("untyped_storage()", "fetch the tensor with .cpu()")
+        raise no_memory("untyped_storage()", "fetch the tensor with .cpu(), also for a nested one of jagged layout")
 
     def storage(self) -> NoReturn:
         raise no_memory("storage()", "fetch the tensor with .cpu()")

@@ -242,7 +242,7 @@ def leaf(operation: Operation, value: object) -> Leaf:
             return Constant(value)
         case complex():
             return ComplexConstant(value.real, value.imag)
-        case torch.dtype():
+        case torch.dtype() if value in DTYPE_NAMES:
             return NamedConstant("dtype", DTYPE_NAMES[value])
         case torch.layout() if value in LAYOUT_NAMES:
             return NamedConstant("layout", LAYOUT_NAMES[value])
@@ -255,5 +255,5 @@ def leaf(operation: Operation, value: object) -> Leaf:
         case _:
             raise UnsupportedOpError(
                 f"{operation.op} was called with {value!r}, which cannot be sent to a worker: "
-                "pointers are of strided layout only"
+                "pointers are of strided layout, and of the dtypes that such tensors have; quantized ones are not"
             )
