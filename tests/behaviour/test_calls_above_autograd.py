@@ -34,6 +34,13 @@ def test_distributions_that_use_it(name: str, worker: pt.Worker) -> None:
     assert got.shape == sample(torch.device("cpu")).shape
 
 
+def test_histc_of_integers_as_every_accelerator_has_it(worker: pt.Worker) -> None:
+    pointer = torch.tensor([0, 1, 1, 3], dtype=torch.int32, device=worker.device)
+    counted = torch.histc(pointer, bins=4, min=0, max=3)
+    assert (counted.dtype, counted.tolist()) == (torch.int32, [1, 2, 0, 1])
+    assert torch.histc(pointer.float(), bins=2, min=0, max=3).tolist() == [3, 1]
+
+
 def test_matmul_into(worker: pt.Worker) -> None:
     left, right = torch.arange(24.0).reshape(2, 3, 4), torch.arange(20.0).reshape(4, 5)
     for size in ((2, 3, 5), (0,)):

@@ -32,7 +32,7 @@ from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.copying import deep_copy, like, reduced
 from ptrtensor.tensor.dispatch import dispatch
 from ptrtensor.tensor.factories import Factories
-from ptrtensor.tensor.handlers import crossing, loading, sharing
+from ptrtensor.tensor.handlers import accelerated, crossing, loading, sharing
 from ptrtensor.tensor.local import LocalWorker, local_worker
 from ptrtensor.tensor.reshaping import note_exchange
 from ptrtensor.tensor.signature import check_usable
@@ -41,7 +41,7 @@ from ptrtensor.tensor.worker import Worker, check_worker
 from ptrtensor.wire.messages import Annotate
 from ptrtensor.wire.metadata import TensorMeta
 
-HANDLERS: Final = (attention, crossing, loading, sharing)
+HANDLERS: Final = (accelerated, attention, crossing, loading, sharing)
 """The modules that fill dispatch's table when they are imported."""
 
 _ids: Final = count(1)
