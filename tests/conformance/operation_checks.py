@@ -72,6 +72,8 @@ def checks_of_sample(entry: Any, sample: Sample, dtype: torch.dtype) -> Iterator
         yield "method", lambda bench: forward_and_backward(entry.method_variant, sample, bench, with_values=with_values)
     if entry.inplace_variant is not None:
         yield "in place", lambda bench: in_place(entry, sample, bench)
+    if shares_memory(entry, sample):
+        yield "aliasing", lambda bench: aliasing(entry, sample, bench)
     if entry.supports_out:
         yield "out=", lambda bench: with_out(entry, sample, bench, with_values=with_values)
     if dtype in PRECISE and entry.supports_autograd and dtype in entry.supported_backward_dtypes("cpu"):
@@ -155,6 +157,44 @@ def in_place(entry: Any, sample: Sample, bench: Bench) -> None:
             compare(mine, other, bench.worker)
         if differentiable:
             check_gradients(twins, bench)
+
+
+def aliasing(entry: Any, sample: Sample, bench: Bench) -> None:
+    """Where a result shares memory with an argument, writes to either are seen in both, in both orders."""
+    for argument_first in (True, False):
+        twins = Twins(entry, detached(sample), bench)
+        if not twins.usable:
+            return
+        results = list(zip(tensors(twins.expected), tensors(twins.got), strict=True))
+        sharing = [
+            (argument, result)
+            for argument in twins.arguments
+            for result in results
+            if argument[0] is not result[0] and memory_of(argument[0]) == memory_of(result[0]) != 0
+        ]
+        for argument, result in sharing:
+            for step, pair in enumerate((argument, result) if argument_first else (result, argument)):
+                errors = [attempt(lambda tensor=tensor, step=step: tensor.fill_(step))[1] for tensor in pair]  # type: ignore[misc]
+                if errors[0] is not None:
+                    compare_errors(errors[0], errors[1])
+                    bench.recover()
+                    return
+                compare(argument[0], argument[1], bench.worker)
+                compare(result[0], result[1], bench.worker)
+
+
+def shares_memory(entry: Any, sample: Sample) -> bool:
+    """Whether a result lies in the memory of an argument and is not that argument."""
+    given = copied(detached(sample))
+    made, refused = attempt(lambda: given.run(entry))
+    if refused is not None or not is_strided((given, made)):
+        return False
+    arguments = {memory_of(tensor): tensor for tensor in tensors(given)}
+    return any(arguments.get(memory_of(result) or -1, result) is not result for result in tensors(made))
+
+
+def memory_of(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def detached(sample: Sample) -> Sample:
