@@ -273,7 +273,9 @@ def shown_as(convert: Callable[[Any], Tensor]) -> Any:
 
 
 def set_metadata(tensor: Tensor, fresh: Tensor) -> None:
-    """Give a wrapper another wrapper's sizes, strides, dtype and offset; its autograd history stays."""
+    """Give a wrapper another wrapper's sizes, strides, dtype, offset and lazy bits; its autograd history stays."""
+    if lazy_bits(tensor) != lazy_bits(fresh):
+        set_lazy_bits(tensor, *lazy_bits(fresh))
     torch._C.TensorBase.data.__set__(tensor, fresh)  # type: ignore[attr-defined]
 
 
@@ -480,6 +482,15 @@ def decompose(op: OpOverload[..., object], args: tuple[object, ...], kwargs: dic
 
 def has_tag(op: OpOverload[..., object], tag: Literal["pointwise", "nondeterministic_seeded", "inplace_view"]) -> bool:
     return getattr(torch.Tag, tag) in op.tags
+
+
+def kept_whole() -> Iterator[OpOverload[..., object]]:
+    """Operations that torch decomposes on a device without a kernel for them, and has a kernel for on a CPU."""
+    registered = torch._C._dispatch_get_registrations_for_dispatch_key
+    for name in set(registered("CompositeImplicitAutograd")) & set(registered("CPU")):
+        op = resolve_op(name)
+        if op is not None and op.namespace == "aten":
+            yield op
 
 
 def factory_ops() -> Iterator[OpOverload[..., object]]:

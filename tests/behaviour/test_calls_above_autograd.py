@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from comparing import check_equal
+from torch.autograd import forward_ad
 
 import ptrtensor as pt
 
@@ -39,6 +42,58 @@ def test_histc_of_integers_as_every_accelerator_has_it(worker: pt.Worker) -> Non
     counted = torch.histc(pointer, bins=4, min=0, max=3)
     assert (counted.dtype, counted.tolist()) == (torch.int32, [1, 2, 0, 1])
     assert torch.histc(pointer.float(), bins=2, min=0, max=3).tolist() == [3, 1]
+
+
+def factored(device: str | torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    pivoted, pivots = torch.linalg.lu_factor(torch.randn(3, 3, dtype=torch.complex128))
+    return pivoted.to(device), pivots.to(device), torch.randn(4, 3, dtype=torch.complex128).to(device)
+
+
+@pytest.mark.parametrize("adjoint", [True, False])
+def test_results_that_come_conjugated(adjoint: bool, worker: pt.Worker) -> None:
+    """Torch decides by the strides whether such a result is conjugated lazily, also when it is written into `out`."""
+
+    def solve(device: str | torch.device, **options: Any) -> Any:
+        pivoted, pivots, right = factored(device)
+        return torch.linalg.lu_solve(pivoted, pivots, right, left=False, adjoint=adjoint, **options)
+
+    check_equal(solve(worker.device), solve("cpu"), worker)
+    outs = [torch.empty(4, 3, dtype=torch.complex128, device=device) for device in (worker.device, "cpu")]
+    check_equal(solve(worker.device, out=outs[0]), solve("cpu", out=outs[1]), worker)
+    check_equal(outs[0] + 1, outs[1] + 1, worker)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, of its decompositions
+def test_a_tangent_is_marked_as_its_primal(worker: pt.Worker) -> None:
+    def tangent(device: str | torch.device) -> Any:
+        value = torch.arange(3.0, device=device).to(torch.complex64).mul(1j).conj()
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(value, torch.full((3,), 1 + 2j, device=device))
+            return forward_ad.unpack_dual(dual * 2).tangent
+
+    check_equal(tangent(worker.device), tangent("cpu"), worker)
+
+
+@pytest.mark.parametrize("function", [F.silu, F.mish, lambda x: F.channel_shuffle(x, 2)])
+def test_what_a_cpu_has_a_kernel_for_is_one_command(function: Any, worker: pt.Worker) -> None:
+    """On a device without one torch takes these apart, and rounds at every step."""
+    values = torch.randn(1, 4, 3, 2).half()
+    local, remote = values.clone().requires_grad_(), pt.send(values, worker).requires_grad_()
+    ones = torch.ones(values.shape, dtype=values.dtype, device=worker.device)
+    before = worker.stats()["commands"]
+    got = torch.autograd.grad(function(remote), remote, ones)
+    assert worker.stats()["commands"] - before <= 5
+    check_equal(got, torch.autograd.grad(function(local), local, torch.ones_like(local)), worker)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strides_of_what_is_computed_with_an_expanded_tensor(dtype: torch.dtype, worker: pt.Worker) -> None:
+    def product(device: str | torch.device) -> torch.Tensor:
+        other = torch.arange(4.0, device=device, dtype=dtype).reshape(2, 2).t()
+        return torch.ones((), device=device, dtype=dtype).expand(2, 2) * other
+
+    check_equal(product(worker.device), product("cpu"), worker)
 
 
 def test_matmul_into(worker: pt.Worker) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from ptrtensor._torch import factory_ops, kernel_library, op_name, register_kernel
+from ptrtensor._torch import factory_ops, kept_whole, kernel_library, op_name, register_kernel
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor.base import Wrap
 from ptrtensor.tensor.device import check_device_type
@@ -27,7 +27,8 @@ class Factories:
         self._library = kernel_library()
         for op in factory_ops():
             register_kernel(self._library, op, factory(op, wrap))
-        for op in (torch.ops.aten._copy_from.default, torch.ops.aten._local_scalar_dense.default):
+        # Without a kernel of the device torch would decompose the second ones above autograd; they are never called.
+        for op in (torch.ops.aten._copy_from.default, torch.ops.aten._local_scalar_dense.default, *kept_whole()):
             register_kernel(self._library, op, crossing(op, wrap))
 
 

@@ -10,17 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptrtensor._torch import (
-    BACKWARD_HOOKS_SETTER,
-    REQUIRES_GRAD_SETTER,
-    lazy_bits,
-    native_function,
-    set_lazy_bits,
-    with_lazy_bits,
-)
+from ptrtensor._torch import BACKWARD_HOOKS_SETTER, REQUIRES_GRAD_SETTER, native_function
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.handlers.crossing import pointer_to, value_of
+from ptrtensor.tensor.marks import settle
 from ptrtensor.tensor.reshaping import check_recordable
 
 Func = Callable[..., object]
@@ -110,17 +104,11 @@ def by_size(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
     return Tensor.new_empty, (pointer, sizes[0] if sizes and isinstance(sizes[0], torch.Size) else sizes or [0]), {}
 
 
-def settle_lazy_bits(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
-    """`torch.load` marks a tensor as conjugated or negated by a back door; what it stands for must become so."""
+def settle_marks(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
+    """The last of what `torch.load` does to a tensor."""
     pointer = args[0]
     if isinstance(pointer, Pointer):
-        conj, neg = lazy_bits(pointer)
-        if (conj, neg) != (pointer._meta.conj, pointer._meta.neg):
-            set_lazy_bits(pointer, pointer._meta.conj, pointer._meta.neg)
-            marked = with_lazy_bits(pointer.detach(), conj, neg)
-            assert isinstance(marked, Pointer)
-            pointer._reference, pointer._meta = marked._reference, marked._meta
-            set_lazy_bits(pointer, conj, neg)
+        settle(pointer)
     return func, args, kwargs
 
 
@@ -132,7 +120,7 @@ PREPARED: Final[dict[Func, Prepare]] = {
     torch.linalg.matrix_rank: write_out,
     torch.matmul: write_out,
     Tensor.new: by_size,
-    BACKWARD_HOOKS_SETTER: settle_lazy_bits,
+    BACKWARD_HOOKS_SETTER: settle_marks,
     Tensor.requires_grad_: check_requirable,
     REQUIRES_GRAD_SETTER: check_requirable,
 }

@@ -65,9 +65,10 @@ class Inference:
         self, operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> tuple[list[Extent | None], list[Change]]:
         with self._lock, quiet():
-            if operation.is_unlike_fakes or self._is_mixed(operation, args):
-                if self._device.type != "cpu" or elements(args) > TRIED_ELEMENTS:
-                    raise Unpredictable
+            can_try = self._device.type == "cpu" and elements(args) <= TRIED_ELEMENTS
+            if operation.is_unlike_fakes and not can_try:
+                raise Unpredictable
+            if can_try and (operation.is_unlike_fakes or is_mixed(operation, args) or is_expanded(operation, args)):
                 zeros = Fakes(None, self._device, with_offset=operation.offset_matters)
                 return fresh_results(operation, zeros.run(operation, args, kwargs)), zeros.changes()
             if self._mode is None:
@@ -83,11 +84,22 @@ class Inference:
             except Exception as error:
                 raise native_error(operation, args, kwargs, error) from None
 
-    def _is_mixed(self, operation: Operation, args: tuple[object, ...]) -> bool:
-        if not operation.is_unlike_fakes_when_mixed or self._device.type != "cpu":
-            return False
-        dtypes = {value.dtype for value in args if isinstance(value, Tensor)}
-        return len(dtypes) > 1
+
+def is_mixed(operation: Operation, args: tuple[object, ...]) -> bool:
+    """Whether normalisation is given parameters of another dtype."""
+    return (
+        operation.is_unlike_fakes_when_mixed and len({value.dtype for value in args if isinstance(value, Tensor)}) > 1
+    )
+
+
+def is_expanded(operation: Operation, args: tuple[object, ...]) -> bool:
+    """Whether a pointwise operation is given an expanded tensor: fakes order the strides of its result otherwise."""
+    return operation.numbers_are_fields and any(
+        stride == 0 and size > 1
+        for value in args
+        if isinstance(value, Pointer)
+        for size, stride in zip(value._meta.shape, value._meta.stride, strict=True)
+    )
 
 
 def native_error(

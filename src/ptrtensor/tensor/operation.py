@@ -32,8 +32,8 @@ LOCAL_ARGUMENTS: Final = {
 }
 """Arguments that may be tensors in main memory on any device, as on CUDA."""
 
-SHAPED_BY_CONTENT: Final = frozenset({"aten::_pack_padded_sequence"})
-"""Operations whose result depends on the values of a local argument: only the worker can know."""
+SHAPED_BY_CONTENT: Final = frozenset({"aten::_pack_padded_sequence", "aten::linalg_lu_solve"})
+"""Operations of which only the worker can know what the result is like, and cannot be tried on zeros here."""
 
 
 UNLIKE_FAKES: Final = frozenset(

@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import meta_of
+from ptrtensor._torch import meta_of, with_lazy_bits
 from ptrtensor.errors import ObjectNotFoundError, UnsupportedOpError
 from ptrtensor.wire.limits import MAX_FAILURE_TEXT, MAX_RESULTS
 from ptrtensor.wire.messages import Failure
@@ -114,7 +114,7 @@ class Executor:
                 differs = True
                 continue
             laid_out = torch.empty_strided(meta.shape, meta.stride, dtype=value.dtype, device=value.device)
-            fresh[place] = laid_out.copy_(value)
+            fresh[place] = with_lazy_bits(laid_out, meta.conj, meta.neg).copy_(value)
             program.restrides = True
         if differs:
             got = ", ".join(str(meta_of(value)) if isinstance(value, Tensor) else str(value) for value in fresh)

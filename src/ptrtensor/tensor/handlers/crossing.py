@@ -8,6 +8,7 @@ from ptrtensor._torch import DTYPES, isolated
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.dispatch import handlers, run
+from ptrtensor.tensor.marks import settle
 from ptrtensor.tensor.operation import operations
 from ptrtensor.tensor.signature import Args, Kwargs, check_usable
 from ptrtensor.tensor.worker import Worker, devices
@@ -45,6 +46,7 @@ def copy_(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -
     target, source, *_ = args
     assert isinstance(target, Tensor) and isinstance(source, Tensor)
     if isinstance(target, Pointer):
+        settle(target)
         if not isinstance(source, Pointer):
             if source.dim():
                 source = pointer_to(source, target._worker, wrap)
