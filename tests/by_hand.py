@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from ptrtensor._torch import DTYPE_NAMES, bytes_of, dense, meta_of, op_name, tensor_of
+from ptrtensor._torch.memory import bytes_of, dense, meta_of, tensor_of
+from ptrtensor._torch.names import DTYPE_NAMES
+from ptrtensor._torch.operations import op_name
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages
 from ptrtensor.wire.connection import Buffer

@@ -18,7 +18,8 @@ from torch import Tensor
 import ptrtensor as pt
 from ptrtensor.tensor import infer
 from ptrtensor.tensor.cache import Extent
-from ptrtensor.tensor.rules import closed_form, rules
+from ptrtensor.tensor.rules import closed_form
+from ptrtensor.tensor.rules.table import rules
 
 SHARDS = 4
 SAMPLES = 2

@@ -15,7 +15,7 @@ from by_hand import At, ByHand, Field, aten
 from client_transports import connected
 from interrupting import InterruptError, interrupted
 
-from ptrtensor._torch import bytes_of, meta_of, tensor_of
+from ptrtensor._torch.memory import bytes_of, meta_of, tensor_of
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.client import FLUSH_BUSY, FLUSH_IDLE, Client
 from ptrtensor.client.reference import Reference

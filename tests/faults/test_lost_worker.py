@@ -14,7 +14,7 @@ from child_processes import Program, children, is_running, start, until_gone
 from torch import Tensor
 
 import ptrtensor as pt
-from ptrtensor._torch import on_gradient
+from ptrtensor._torch.subclass import on_gradient
 
 PROMPT_SECONDS = 20.0
 """A bound on "in seconds" for a machine that is busy with other tests."""

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from ptrtensor._torch import chooses_flash_attention, decompose, isolated, kernel_library, register_autograd_kernel
+from ptrtensor._torch.kernels import chooses_flash_attention, kernel_library, register_autograd_kernel
+from ptrtensor._torch.operations import decompose
+from ptrtensor._torch.state import isolated
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.dispatch import handlers
 from ptrtensor.tensor.signature import Args, Kwargs

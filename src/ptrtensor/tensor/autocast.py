@@ -18,14 +18,14 @@ from torch import Tensor
 from torch._C import DispatchKeySet
 from torch._ops import OpOverload
 
-from ptrtensor._torch import (
+from ptrtensor._torch.autocast import (
     autocast_libraries,
     autocast_operations,
     below_autocast,
     enable_autocast_key,
-    op_name,
     without_autocast_key,
 )
+from ptrtensor._torch.operations import op_name
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.casting import Casting
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import recorded
+from ptrtensor._torch.subclass import recorded
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.handlers.crossing import pointer_to, value_of

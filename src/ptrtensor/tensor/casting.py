@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import is_view
+from ptrtensor._torch.subclass import is_view
 
 
 @dataclass

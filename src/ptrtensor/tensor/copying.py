@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from ptrtensor._torch import is_dense, offset_of
+from ptrtensor._torch.memory import is_dense, offset_of
 from ptrtensor.tensor.base import Pointer
 
 OWN_STATE: Final = frozenset({"_worker", "_reference", "_meta", "_viewed", "_reshaped", "_id", "_is_param"})

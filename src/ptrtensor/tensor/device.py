@@ -8,7 +8,9 @@ from typing import Final, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import DEVICE_TYPE, DISPATCH_KEY, has_kernel, register_device_module
+from ptrtensor._torch.names import DEVICE_TYPE, DISPATCH_KEY
+from ptrtensor._torch.operations import has_kernel
+from ptrtensor._torch.subclass import register_device_module
 from ptrtensor.errors import PtrTensorError, WorkerLostError
 from ptrtensor.locks import process_lock
 

@@ -10,7 +10,10 @@ from typing import Final
 import torch
 from torch._ops import OpOverload
 
-from ptrtensor._torch import bump_versions, decompose, is_tracing, offset_of, set_metadata, view_mode
+from ptrtensor._torch.memory import offset_of
+from ptrtensor._torch.operations import decompose
+from ptrtensor._torch.state import is_tracing, view_mode
+from ptrtensor._torch.subclass import bump_versions, set_metadata
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import PtrTensorError, UnsupportedOpError
 from ptrtensor.tensor.base import Pointer, Wrap

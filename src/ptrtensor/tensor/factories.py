@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from ptrtensor._torch import factory_ops, kept_whole, kernel_library, op_name, register_kernel
+from ptrtensor._torch.kernels import kernel_library, register_kernel
+from ptrtensor._torch.operations import factory_ops, kept_whole, op_name
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor.base import Wrap
 from ptrtensor.tensor.device import check_device_type

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptrtensor._torch import BACKWARD_HOOKS_SETTER, REQUIRES_GRAD_SETTER, native_function
+from ptrtensor._torch.subclass import BACKWARD_HOOKS_SETTER, REQUIRES_GRAD_SETTER, native_function
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.handlers.crossing import pointer_to, value_of

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ptrtensor._torch import as_subclass_of, insert_mode, is_compiling, native_function, plain, remove_mode, shown_as
+from ptrtensor._torch.compiler import is_compiling
+from ptrtensor._torch.modes import insert_mode, remove_mode
+from ptrtensor._torch.subclass import as_subclass_of, native_function, plain, shown_as
 from ptrtensor.tensor.local import LocalWorker, local_worker
 from ptrtensor.tensor.pointer import PointerTensor, wrap
 from ptrtensor.tensor.transfer import send_tensor

@@ -18,7 +18,10 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from ptrtensor._torch import DTYPES, isolated, meta_of, offset_of, with_lazy_bits
+from ptrtensor._torch.memory import meta_of, offset_of
+from ptrtensor._torch.names import DTYPES
+from ptrtensor._torch.state import isolated
+from ptrtensor._torch.subclass import with_lazy_bits
 from ptrtensor.locks import process_lock
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.cache import Change, Extent

@@ -3,7 +3,7 @@
 Both mark a tensor as conjugated or negated in C++, without an operation; what it stands for must become so too.
 """
 
-from ptrtensor._torch import lazy_bits, set_lazy_bits, with_lazy_bits
+from ptrtensor._torch.subclass import lazy_bits, set_lazy_bits, with_lazy_bits
 from ptrtensor.tensor.base import Pointer
 
 

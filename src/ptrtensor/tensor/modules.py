@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from ptrtensor._torch import is_exchangeable, put_through, take_over_hooks
+from ptrtensor._torch.subclass import is_exchangeable, put_through, take_over_hooks
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor.copying import OWN_STATE
 

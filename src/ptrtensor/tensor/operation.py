@@ -6,7 +6,7 @@ from typing import Final
 
 from torch._ops import OpOverload
 
-from ptrtensor._torch import (
+from ptrtensor._torch.operations import (
     aliases,
     decomposes,
     has_tag,

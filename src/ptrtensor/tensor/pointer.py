@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from ptrtensor._torch import (
-    AUTOCAST_KEYS,
-    DTYPES,
+from ptrtensor._torch.autocast import AUTOCAST_KEYS
+from ptrtensor._torch.compiler import never_compiled, refuse_compiling
+from ptrtensor._torch.memory import offset_of
+from ptrtensor._torch.names import DTYPES
+from ptrtensor._torch.subclass import (
     MAY_ASSIGN_DATA,
     answered,
     make_wrapper,
-    never_compiled,
-    offset_of,
     raw_grad,
-    refuse_compiling,
     set_lazy_bits,
     set_metadata,
     set_raw_grad,

@@ -7,7 +7,7 @@ would be wrong without a word. So a tensor with views is reshaped in place, or i
 
 import torch
 
-from ptrtensor._torch import is_exchangeable, use_count
+from ptrtensor._torch.subclass import is_exchangeable, use_count
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.signature import Call

@@ -11,15 +11,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import (
-    DTYPE_NAMES,
-    LAYOUT_NAMES,
-    MEMORY_FORMAT_NAMES,
-    draw_seed,
-    in_backward,
-    meta_of,
-    offset_of,
-)
+from ptrtensor._torch.memory import meta_of, offset_of
+from ptrtensor._torch.names import DTYPE_NAMES, LAYOUT_NAMES, MEMORY_FORMAT_NAMES
+from ptrtensor._torch.randomness import draw_seed
+from ptrtensor._torch.state import in_backward
 from ptrtensor.errors import SpentPointerError, UnsupportedOpError
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.mismatch import foreign_device, local_tensor, two_workers

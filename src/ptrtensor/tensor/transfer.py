@@ -5,7 +5,8 @@ from typing import Final
 
 from torch import Tensor
 
-from ptrtensor._torch import has_dual_level, on_gradient, raw_grad, set_raw_grad, use_count
+from ptrtensor._torch.state import has_dual_level
+from ptrtensor._torch.subclass import on_gradient, raw_grad, set_raw_grad, use_count
 from ptrtensor.errors import SpentPointerError, UnsupportedOpError
 from ptrtensor.tensor.autograd import apply_get, apply_move, apply_send
 from ptrtensor.tensor.base import Pointer, Wrap

@@ -10,7 +10,9 @@ from typing import Final, Self, SupportsIndex
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import Flags, bytes_of, dense, has_memory, isolated, meta_of, read_flags, tensor_of
+from ptrtensor._torch.flags import Flags, read_flags
+from ptrtensor._torch.memory import bytes_of, dense, has_memory, meta_of, tensor_of
+from ptrtensor._torch.state import isolated
 from ptrtensor.client.callsite import PTRTENSOR_FOLDER, CallSites, library_folder
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference

@@ -6,7 +6,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import meta_of, with_lazy_bits
+from ptrtensor._torch.memory import meta_of
+from ptrtensor._torch.subclass import with_lazy_bits
 from ptrtensor.errors import ObjectNotFoundError, UnsupportedOpError
 from ptrtensor.wire.limits import MAX_FAILURE_TEXT, MAX_RESULTS
 from ptrtensor.wire.messages import Failure

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import msgspec
 
-from ptrtensor._torch import DTYPES, Flags, read_flags, write_flags
+from ptrtensor._torch.flags import Flags, read_flags, write_flags
+from ptrtensor._torch.names import DTYPES
 from ptrtensor.errors import ProtocolError
 from ptrtensor.wire.messages import Settings
 

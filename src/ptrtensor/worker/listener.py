@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from ptrtensor._torch import DEVICE_TYPE
+from ptrtensor._torch.names import DEVICE_TYPE
 from ptrtensor.errors import ProtocolError, PtrTensorError, VersionMismatchError
 from ptrtensor.transport.base import Handler
 from ptrtensor.transport.sockets import LOOPBACK, refuse, serve

@@ -4,7 +4,7 @@ from typing import Final
 
 from torch._ops import OpOverload
 
-from ptrtensor._torch import resolve_op
+from ptrtensor._torch.operations import resolve_op
 from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.limits import NAMESPACES
 

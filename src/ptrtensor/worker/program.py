@@ -7,16 +7,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import (
-    DTYPES,
-    LAYOUTS,
-    MEMORY_FORMATS,
-    native_kernel,
-    op_arguments,
-    op_returns,
-    type_name,
-    writes,
-)
+from ptrtensor._torch.names import DTYPES, LAYOUTS, MEMORY_FORMATS
+from ptrtensor._torch.operations import native_kernel, op_arguments, op_returns, type_name, writes
 from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.instruction import (
     Argument,

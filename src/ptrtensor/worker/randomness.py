@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import GENERATOR_LOCK, default_generator
+from ptrtensor._torch.randomness import GENERATOR_LOCK, default_generator
 
 
 class Randomness:

@@ -11,14 +11,8 @@ from typing import Final, assert_never
 import torch
 from torch import Tensor
 
-from ptrtensor._torch import (
-    bytes_of,
-    dense,
-    isolated,
-    meta_of,
-    offset_of,
-    tensor_of,
-)
+from ptrtensor._torch.memory import bytes_of, dense, meta_of, offset_of, tensor_of
+from ptrtensor._torch.state import isolated
 from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ptrtensor._torch import storage_key
+from ptrtensor._torch.memory import storage_key
 from ptrtensor.wire.messages import Failure
 
 Value = Tensor | bool | int | float

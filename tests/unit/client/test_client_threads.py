@@ -10,7 +10,7 @@ from by_hand import At, ByHand, Field, aten
 from client_transports import TRANSPORTS, WAIT_SECONDS, connected
 
 import ptrtensor as pt
-from ptrtensor._torch import bytes_of, meta_of, tensor_of
+from ptrtensor._torch.memory import bytes_of, meta_of, tensor_of
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.client import Client
 from ptrtensor.wire import messages

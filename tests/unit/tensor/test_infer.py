@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import ptrtensor as pt
-from ptrtensor._torch import meta_of, offset_of
+from ptrtensor._torch.memory import meta_of, offset_of
 from ptrtensor.tensor.cache import Change, Extent
 from ptrtensor.tensor.infer import Unpredictable, inferences
 from ptrtensor.tensor.operation import operations

@@ -7,7 +7,7 @@ import torch
 from by_hand import At, ByHand, Field, aten
 from torch import Tensor
 
-from ptrtensor._torch import meta_of
+from ptrtensor._torch.memory import meta_of
 from ptrtensor.wire import messages
 
 A = torch.arange(6.0).reshape(2, 3)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from ptrtensor._torch import read_flags
+from ptrtensor._torch.flags import read_flags
 from ptrtensor.errors import ProtocolError
 from ptrtensor.wire.messages import Settings
 from ptrtensor.worker.flags import ClientFlags

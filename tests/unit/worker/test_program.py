@@ -5,7 +5,7 @@ import torch
 from by_hand import At, ByHand, Deviceless, Field, argument, aten, fields
 from torch import Tensor
 
-from ptrtensor._torch import op_name
+from ptrtensor._torch.operations import op_name
 from ptrtensor.errors import ProtocolError
 from ptrtensor.wire.instruction import (
     Instruction,

@@ -8,7 +8,8 @@ import torch
 from by_hand import At, ByHand, Deviceless, Field, aten, session
 from torch import Tensor
 
-from ptrtensor._torch import meta_of, read_flags, write_flags
+from ptrtensor._torch.flags import read_flags, write_flags
+from ptrtensor._torch.memory import meta_of
 from ptrtensor.errors import ProtocolError
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages

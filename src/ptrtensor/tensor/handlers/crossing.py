@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from ptrtensor._torch import DTYPES, isolated
+from ptrtensor._torch.names import DTYPES
+from ptrtensor._torch.state import isolated
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.dispatch import handlers, run

@@ -7,7 +7,8 @@ bytes at a worker already, and the tensors become views of those: what shares me
 import torch
 from torch._ops import OpOverload
 
-from ptrtensor._torch import DEVICE_TYPE, StorageElsewhere, bytes_of_storage, register_storage_location
+from ptrtensor._torch.names import DEVICE_TYPE
+from ptrtensor._torch.storages import StorageElsewhere, bytes_of_storage, register_storage_location
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor.base import Pointer, Wrap

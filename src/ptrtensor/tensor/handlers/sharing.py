@@ -3,7 +3,8 @@
 import torch
 from torch._ops import OpOverload
 
-from ptrtensor._torch import offset_of, view_mode
+from ptrtensor._torch.memory import offset_of
+from ptrtensor._torch.state import view_mode
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.dispatch import handlers
 from ptrtensor.tensor.signature import Args, Kwargs, check_usable

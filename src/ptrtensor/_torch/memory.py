@@ -1,0 +1,100 @@
+"""A tensor's metadata, and its bytes."""
+
+import ctypes
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from ptrtensor._torch.names import DTYPE_NAMES, DTYPES
+from ptrtensor.errors import UnsupportedOpError
+from ptrtensor.wire.limits import MAX_DIMENSIONS
+from ptrtensor.wire.metadata import TensorMeta, intern
+
+COPIED_BELOW_BYTES: Final = 1024 * 1024
+
+MEMORYLESS_KEYS: Final = ("Python", "Functionalize", "FuncTorchBatched", "FuncTorchGradWrapper")
+"""Dispatch keys of tensors that stand for others."""
+
+
+def meta_of(tensor: Tensor) -> TensorMeta:
+    """The metadata of a dense tensor, local or fake; `UnsupportedOpError` names any other layout or dtype."""
+    if is_lazy(tensor):
+        raise UnsupportedOpError(
+            "an uninitialized parameter has no values to send: run its lazy module once first, or send the module"
+        )
+    if tensor.is_nested:
+        raise UnsupportedOpError(
+            "a nested tensor cannot live behind a pointer: send its parts, or pad it with .to_padded_tensor() first"
+        )
+    if tensor.layout is not torch.strided:
+        raise UnsupportedOpError(
+            f"a tensor of layout {tensor.layout} cannot live behind a pointer: convert it with .to_dense() first"
+        )
+    if tensor.dim() > MAX_DIMENSIONS:
+        raise UnsupportedOpError(
+            f"a tensor of {tensor.dim()} dimensions cannot live behind a pointer: {MAX_DIMENSIONS} are the most"
+        )
+    if tensor.is_quantized:
+        raise UnsupportedOpError("a quantized tensor cannot live behind a pointer: .dequantize() it first")
+    name = DTYPE_NAMES.get(tensor.dtype)
+    if name is None:
+        raise UnsupportedOpError(f"tensors of {tensor.dtype} cannot live behind a pointer")
+    return intern(tuple(tensor.shape), tensor.stride(), name, tensor.is_conj(), tensor.is_neg())
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The same values without gaps or lazy bits, in the order of memory where that is possible."""
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    if plain._is_zerotensor():
+        plain = plain.clone()  # torch's zeros without memory
+    return plain if is_dense(plain) else plain.clone()  # which keeps the order of the dimensions, as `.to()` does
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether the values are in memory of its own; those of fakes and inside torch.func's transforms are not."""
+    keys = torch._C._dispatch_keys(tensor)
+    return not any(keys.has(getattr(torch._C.DispatchKey, name)) for name in MEMORYLESS_KEYS)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one stretch of memory, each once."""
+    return bool(torch.ops.aten.is_non_overlapping_and_dense.default(tensor))
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a dense tensor in main memory, as it is laid out; not a copy."""
+    if tensor.numel() == 0:
+        return memoryview(b"")
+    # Not by way of numpy, which would leave the caller's tensor unable to be resized.
+    memory = (ctypes.c_ubyte * (tensor.numel() * tensor.itemsize)).from_address(tensor.data_ptr())
+    memory.owner = tensor  # type: ignore[attr-defined]
+    return memoryview(memory).cast("B")
+
+
+def tensor_of(meta: TensorMeta, payload: memoryview) -> Tensor:
+    """The tensor with these bytes, which are laid out as `meta` says.
+
+    Small ones are copied, because torch can then resize them; of large ones the bytes become the tensor's memory.
+    """
+    dtype = DTYPES[meta.dtype]
+    if meta.elements == 0:
+        return torch.empty_strided(meta.shape, meta.stride, dtype=dtype, device="cpu")
+    flat = torch.frombuffer(payload, dtype=dtype)
+    if len(payload) < COPIED_BELOW_BYTES:
+        flat = flat.clone()
+    laid_out = flat.as_strided(meta.shape, meta.stride)
+    if not is_dense(laid_out):
+        raise ValueError("the values do not fill the payload, each once")
+    return laid_out
+
+
+def storage_key(tensor: Tensor) -> int:
+    """Equal for tensors that share a storage."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def offset_of(tensor: Tensor) -> int:
+    """The storage offset in elements."""
+    return int(tensor.storage_offset())
