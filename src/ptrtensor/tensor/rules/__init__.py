@@ -11,6 +11,7 @@ from ptrtensor.tensor.operation import Operation
 from ptrtensor.tensor.rules import arithmetic, products, views
 from ptrtensor.tensor.rules.table import rules
 from ptrtensor.tensor.signature import Args, Kwargs
+from ptrtensor.wire.limits import MAX_DIMENSIONS
 
 RULES: Final = (arithmetic, products, views)
 """The modules that fill the table when they are imported."""
@@ -18,8 +19,16 @@ RULES: Final = (arithmetic, products, views)
 NUMBERS: Final = frozenset({"alpha", "beta", "value"})
 """Keyword arguments that change values only."""
 
+MAX_ELEMENTS: Final = 2**48
+
 
 def closed_form(operation: Operation, args: Args, kwargs: Kwargs) -> list[Extent] | None:
     """The fresh results by a rule; None where there is none for such a call."""
     rule = rules.get(operation.op)
-    return None if rule is None or kwargs.keys() - NUMBERS else rule(*args, **kwargs)
+    results = None if rule is None or kwargs.keys() - NUMBERS else rule(*args, **kwargs)
+    return results if results is not None and all(map(is_possible, results)) else None
+
+
+def is_possible(result: Extent) -> bool:
+    """What is too large for torch or for the wire the general way refuses, in the right words."""
+    return len(result.meta.shape) <= MAX_DIMENSIONS and result.meta.elements <= MAX_ELEMENTS
