@@ -22,6 +22,7 @@ from ptrtensor._torch.memory import meta_of, offset_of
 from ptrtensor._torch.names import DTYPES
 from ptrtensor._torch.state import isolated
 from ptrtensor._torch.subclass import with_lazy_bits
+from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.locks import process_lock
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.cache import Change, Extent
@@ -93,6 +94,8 @@ class Inference:
                     fakes = Fakes(self._mode, self._device, with_offset=operation.offset_matters)
                     returned = fakes.run(operation, args, kwargs)
                     return masked(operation, args, fresh_results(operation, returned)), fakes.changes()
+            except UnsupportedOpError:
+                raise  # ours: what comes of it cannot live behind a pointer
             except UNPREDICTABLE as error:
                 raise Unpredictable from error
             except Exception as error:
