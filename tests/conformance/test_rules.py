@@ -22,7 +22,7 @@ from ptrtensor.tensor.rules import closed_form
 from ptrtensor.tensor.rules.table import rules
 
 SHARDS = 4
-SAMPLES = 2
+SAMPLES = 1
 
 
 class Comparison:
