@@ -79,6 +79,52 @@ def test_the_lists_of_cuda_name_operations_that_torch_casts_there() -> None:
     assert unlisted == {"aten::cudnn_convolution", "aten::cudnn_convolution_transpose"}, "no call of users reaches them"
 
 
+CUDA_DTYPES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], torch.dtype]] = {
+    "mm": (lambda single, half: single @ single, torch.float16),
+    "einsum": (lambda single, half: torch.einsum("ij,jk", single, single), torch.float16),
+    "exp": (lambda single, half: half.exp(), torch.float32),
+    "layer_norm": (lambda single, half: F.layer_norm(half, (3,)), torch.float32),
+    "mse_loss": (lambda single, half: F.mse_loss(half, half), torch.float32),
+    "softmax": (lambda single, half: half.softmax(0), torch.float32),
+    "softmax to a dtype": (lambda single, half: half.softmax(0, dtype=torch.float64), torch.float64),
+    "sum": (lambda single, half: half.sum(), torch.float32),
+    "sum of a dimension": (lambda single, half: half.sum(0), torch.float32),
+    "sum to a dtype": (lambda single, half: half.sum(0, dtype=torch.float16), torch.float16),
+    "sum of integers": (lambda single, half: half.long().sum(), torch.int64),
+    "prod": (lambda single, half: half.prod(0), torch.float32),
+    "norm": (lambda single, half: torch.ops.aten.norm.Scalar(half), torch.float32),
+    "norm with p": (lambda single, half: torch.ops.aten.norm.Scalar(half, 3), torch.float32),
+    "norm of dimensions": (lambda single, half: torch.ops.aten.norm.ScalarOpt_dim(half, 2, [0]), torch.float32),
+    "vector_norm": (lambda single, half: torch.linalg.vector_norm(half), torch.float32),
+    "addcmul": (lambda single, half: torch.addcmul(single, half, half), torch.float32),
+    "addcmul of halves": (lambda single, half: torch.addcmul(half, half, half), torch.float16),
+    "cat": (lambda single, half: torch.cat([half, half]), torch.float16),
+}
+
+
+@pytest.mark.parametrize("name", list(CUDA_DTYPES))
+def test_the_dtypes_of_the_lists_of_cuda(
+    name: str, virtual_worker: pt.VirtualWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rules, tried on a CPU; the values are its own."""
+    monkeypatch.setattr(virtual_worker.casting, "kind", "cuda")
+    call, dtype = CUDA_DTYPES[name]
+    single = torch.rand(3, 3, device=virtual_worker.device)
+    with virtual_worker.autocast():
+        result = call(single, single.half())
+    assert result.dtype is dtype and value(result).dtype is dtype
+
+
+def test_what_cuda_refuses(virtual_worker: pt.VirtualWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(virtual_worker.casting, "kind", "cuda")
+    x = torch.rand(3, device=virtual_worker.device)
+    with virtual_worker.autocast():
+        with pytest.raises(RuntimeError, match="binary_cross_entropy_with_logits"):
+            F.binary_cross_entropy(x, x)
+        with pytest.raises(RuntimeError, match="cast them before"):
+            torch.dot(x.half(), x.bfloat16())
+
+
 # --- models
 
 

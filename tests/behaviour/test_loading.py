@@ -100,3 +100,8 @@ def test_a_storage_of_this_process_is_refused(virtual_worker: pt.VirtualWorker) 
 
 def test_others_load_as_before() -> None:
     assert torch.equal(loaded(BASE, None), BASE) and loaded(BASE, "meta").device.type == "meta"
+
+
+def test_a_place_that_nobody_knows_is_torchs_own_error() -> None:
+    with pytest.raises(RuntimeError, match="tagged with elsewhere"):
+        loaded(BASE, "elsewhere")

@@ -157,21 +157,20 @@ def test_on_edge_cases(make: Callable[[torch.device], Tensor], bench: Bench, com
 
 def test_every_rule_is_tried(comparison: Comparison) -> None:
     """By name, at a worker of which nothing is known from before."""
-    bench = Bench("virtual")
-    x, square = torch.ones(3, 4, device=bench.worker.device), torch.ones(2, 2, device=bench.worker.device)
-    batch = square.unsqueeze(0)
-    tried = [(x,), (x, x), (x, x, x), (x, 1), (x, 0, 0), (x, 0), (x, 0, False), (x, x, 0.5), (x, [12]), (x, [0])]
-    tried += [
-        (square, square),
-        (square, square, square),
-        (batch, batch),
-        (batch, 0),
-        (x, [3, 4]),
-        (x, [1, 0]),
-        (x, [1, 2]),
-    ]
-    for op, given in itertools.product(rules, tried):
-        attempt(partial(op, *given))
-    bench.close()
+    with contextlib.closing(Bench("virtual")) as bench:
+        x, square = torch.ones(3, 4, device=bench.worker.device), torch.ones(2, 2, device=bench.worker.device)
+        batch = square.unsqueeze(0)
+        tried = [(x,), (x, x), (x, x, x), (x, 1), (x, 0, 0), (x, 0), (x, 0, False), (x, x, 0.5), (x, [12]), (x, [0])]
+        tried += [
+            (square, square),
+            (square, square, square),
+            (batch, batch),
+            (batch, 0),
+            (x, [3, 4]),
+            (x, [1, 0]),
+            (x, [1, 2]),
+        ]
+        for op, given in itertools.product(rules, tried):
+            attempt(partial(op, *given))
     assert comparison.differing == {}
     assert set(rules) - set(comparison.used) == set()

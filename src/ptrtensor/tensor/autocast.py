@@ -27,7 +27,7 @@ from ptrtensor._torch.autocast import (
 )
 from ptrtensor._torch.operations import op_name
 from ptrtensor.tensor.base import Pointer
-from ptrtensor.tensor.casting import Casting
+from ptrtensor.tensor.casting import Casting, is_eligible
 
 LOWER_DTYPES: Final = (torch.bfloat16, torch.float16)
 
@@ -115,7 +115,10 @@ class Autocast(ContextDecorator):
     def __enter__(self) -> Self:
         register()
         casting = self._casting
-        self._before.append((casting.dtype, casting.cached, enable_autocast_key(True)))
+        key = enable_autocast_key(True)
+        if not self._enabled:
+            enable_autocast_key(key)  # nothing is to be cast that was not before
+        self._before.append((casting.dtype, casting.cached, key))
         casting.dtype, casting.cached = self._dtype if self._enabled else None, self._cached
         casting.depth += 1
         return self
@@ -194,23 +197,26 @@ def cast(value: object, casting: Casting, dtype: torch.dtype) -> object:
     return value
 
 
-def is_eligible(tensor: object) -> bool:
-    """Torch never casts integers and float64."""
-    return isinstance(tensor, Pointer) and tensor.is_floating_point() and tensor.dtype is not torch.float64
-
-
 def widest(values: Iterable[object], casting: Casting) -> torch.dtype:
-    dtypes = {tensor.dtype for tensor in tensors(values) if is_eligible(tensor)} - {casting.dtype}
+    pointers = (tensor for tensor in tensors(values) if isinstance(tensor, Pointer))
+    dtypes = {pointer.dtype for pointer in pointers if is_eligible(pointer)} - {casting.dtype}
     if dtypes - {torch.float32}:
-        raise RuntimeError(f"autocast to {casting.dtype} got arguments of dtype {(dtypes - {torch.float32}).pop()}")
+        other = (dtypes - {torch.float32}).pop()
+        raise RuntimeError(
+            f"autocast to {casting.dtype} got arguments of {other} too: cast them before, or choose that dtype"
+        )
     return torch.float32 if dtypes or casting.dtype is None else casting.dtype
 
 
 def with_float32_result(op: OpOverload[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-    if not is_eligible(args[0]):
+    first = args[0]
+    if not (isinstance(first, Pointer) and is_eligible(first)):
         return op(*args, **kwargs)
-    if op.overloadpacket is torch.ops.aten.norm:
-        return op.overloadpacket(*args, **kwargs, dtype=torch.float32)
+    if op is torch.ops.aten.norm.Scalar:
+        return torch.ops.aten.norm.ScalarOpt_dtype(args[0], *(args[1:] or (2,)), dtype=torch.float32)
+    if op is torch.ops.aten.norm.ScalarOpt_dim:
+        keepdim = args[3:] or (False,)
+        return torch.ops.aten.norm.ScalarOpt_dim_dtype(*args[:3], *keepdim, dtype=torch.float32)
     place = [argument.name for argument in op._schema.arguments].index("dtype")
     given = args[place] if place < len(args) else kwargs.get("dtype")
     if given is not None:

@@ -9,6 +9,11 @@ from torch import Tensor
 from ptrtensor._torch.subclass import is_view
 
 
+def is_eligible(tensor: Tensor) -> bool:
+    """Torch never casts integers, complex numbers and float64."""
+    return tensor.is_floating_point() and tensor.dtype is not torch.float64
+
+
 @dataclass
 class Casting(threading.local):
     """How one worker's pointers are cast on this thread."""
@@ -21,7 +26,7 @@ class Casting(threading.local):
     """Parameters and their casts, so that one used twice is cast once, and its gradients add up as torch's do."""
 
     def cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        if not tensor.is_floating_point() or tensor.dtype in (torch.float64, dtype):
+        if not is_eligible(tensor) or tensor.dtype is dtype:
             return tensor
         if (
             not self.cached

@@ -31,7 +31,7 @@ class WorkerStorage(StorageElsewhere):
 
 def restore(storage: torch.UntypedStorage, location: str) -> WorkerStorage | None:
     """Called by `torch.load` for each storage; None where it is meant for another kind of device."""
-    if torch.device(location).type != DEVICE_TYPE:
+    if location.partition(":")[0] != DEVICE_TYPE:
         return None
     there = WorkerStorage.on(torch.device(location))
     there.worker = devices.worker(torch.device(location))
