@@ -85,6 +85,7 @@ def test_the_kernel_that_the_user_asks_for(worker: pt.Worker) -> None:
         lambda x: F.scaled_dot_product_attention(x[0, 0, 0], x, x),
         lambda x: F.scaled_dot_product_attention(x, x[..., :3], x),
         lambda x: F.scaled_dot_product_attention(x, x, x, mask(x)[:3]),
+        lambda x: F.scaled_dot_product_attention(x, x, x, mask(x).double()),
     ],
 )
 def test_wrong_arguments_are_torchs_own_errors(call: Attend, worker: pt.Worker) -> None:

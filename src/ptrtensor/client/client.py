@@ -125,8 +125,11 @@ class Client:
             self._send_batch()
 
     def _flush_unless_busy(self) -> None:
-        """While another thread is uploading, commands may pile up; it or the flusher sends them after it."""
-        if self._writing.locked() and self._has_room():
+        """While another thread is uploading, commands may pile up; it or the flusher sends them after it.
+
+        Where sending computes, they would pile up for one unlucky thread to compute: there each waits its turn.
+        """
+        if self._writing.locked() and self._has_room() and not self._transport.computes_on_sender:
             self._flusher.wake()
         else:
             self.flush()

@@ -59,6 +59,8 @@ def takes_flash(
     at_cpu = all(isinstance(tensor, Pointer) and tensor._worker.compute_device.type == "cpu" for tensor in tensors)
     if not at_cpu or not query.dtype == key.dtype == value.dtype:
         return False
+    if mask is not None and (mask.dim() not in (2, 4) or mask.dtype not in (torch.bool, query.dtype)):
+        return False
     options = {"scale": scale, "enable_gqa": enable_gqa}
     return isolated(chooses_flash_attention, query, key, value, mask, dropout_p, is_causal, **options)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -168,6 +169,19 @@ def test_the_flusher_leaves_to_the_callers_threads_what_would_be_computed_on_its
         assert transport.sizes == [1]
         client.flush()
         assert transport.sizes == [1, 2]
+
+
+def test_where_sending_computes_a_thread_waits_its_turn_instead_of_leaving_its_commands_to_another(
+    client: Client, transport: ScriptedTransport
+) -> None:
+    transport.computes_on_sender = True
+    with client._writing:
+        thread = threading.Thread(target=post, args=(client, 100), daemon=True)
+        thread.start()
+        time.sleep(0.1)
+        left = len(client._outbox)
+    thread.join(timeout=20)
+    assert not thread.is_alive() and left <= FLUSH_BUSY
 
 
 def test_the_flusher_takes_in_what_arrives(transport: ScriptedTransport) -> None:
