@@ -2,7 +2,7 @@
 
 import math
 from typing import Final
-from weakref import WeakValueDictionary
+from weakref import ref
 
 import msgspec
 
@@ -89,11 +89,20 @@ class TensorMeta(msgspec.Struct, frozen=True, eq=False, weakref=True, array_like
 
 
 class MetadataTable:
-    """Interned metadata: equal content is one object, for as long as anybody holds it."""
+    """Interned metadata: equal content is one object, for as long as anybody holds it.
+
+    The dead are swept out now and then. A `WeakValueDictionary` would run Python at each death, where Ctrl-C is lost.
+    """
+
+    SMALLEST_SWEEP: Final = 1024
 
     def __init__(self) -> None:
-        self._table: WeakValueDictionary[tuple[object, ...], TensorMeta] = WeakValueDictionary()
+        self._table: dict[tuple[object, ...], ref[TensorMeta]] = {}
+        self._sweep_at = self.SMALLEST_SWEEP
         self._lock = process_lock()
+
+    def __len__(self) -> int:
+        return len(self._table)
 
     def intern(
         self,
@@ -104,11 +113,24 @@ class MetadataTable:
         neg: bool = False,
     ) -> TensorMeta:
         key = (shape, stride, dtype, conj, neg)
-        meta = self._table.get(key)
+        meta = self._living(key)
         if meta is None:
             with self._lock:
-                meta = self._table.setdefault(key, TensorMeta(shape, stride, dtype, conj, neg))
+                meta = self._living(key)
+                if meta is None:
+                    meta = TensorMeta(shape, stride, dtype, conj, neg)
+                    self._table[key] = ref(meta)
+                    if len(self._table) > self._sweep_at:
+                        self._sweep()
         return meta
+
+    def _living(self, key: tuple[object, ...]) -> TensorMeta | None:
+        reference = self._table.get(key)
+        return None if reference is None else reference()
+
+    def _sweep(self) -> None:
+        self._table = {key: reference for key, reference in self._table.items() if reference() is not None}
+        self._sweep_at = max(self.SMALLEST_SWEEP, 2 * len(self._table))
 
 
 _interned: Final = MetadataTable()

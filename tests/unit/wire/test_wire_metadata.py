@@ -1,6 +1,5 @@
 """TensorMeta: interning, equality, and what is refused of a peer's."""
 
-import gc
 import threading
 
 import msgspec
@@ -41,14 +40,18 @@ def test_interned_metadata_is_a_key_by_identity() -> None:
 
 def test_the_table_forgets_what_nobody_holds() -> None:
     table = MetadataTable()
-    first = table.intern((5,), (1,), "float32")
-    address = id(first)
-    kept = table.intern((6,), (1,), "float32")
-    del first
-    gc.collect()
-    assert len(table._table) == 1
-    assert table.intern((6,), (1,), "float32") is kept
-    del address
+    kept = [table.intern((size,), (2,), "float32") for size in range(10)]
+    for size in range(3 * table.SMALLEST_SWEEP):
+        table.intern((size,), (1,), "float32")
+    assert len(table) <= table.SMALLEST_SWEEP + 1
+    assert all(table.intern((size,), (2,), "float32") is meta for size, meta in enumerate(kept))
+
+
+def test_the_table_grows_with_what_is_held() -> None:
+    table = MetadataTable()
+    held = [table.intern((size,), (1,), "float32") for size in range(3 * table.SMALLEST_SWEEP)]
+    assert len(table) == len(held)
+    assert table.intern((5,), (1,), "float32") is held[5]
 
 
 def test_threads_get_one_object() -> None:
