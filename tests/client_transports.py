@@ -57,7 +57,7 @@ class ScriptedTransport:
         last = self.batches[-1] if self.batches else messages.Batch(0, 0, [])
         self.answer(messages.Acknowledged(last.first + last.count, list(failures)))
 
-    def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
+    def send(self, message: ClientMessage, payload: Buffer | None = None, *, more: bool = False) -> None:
         if self.closed:
             raise WorkerLostError("closed")
         self.sent.append(message)

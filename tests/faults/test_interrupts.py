@@ -55,8 +55,8 @@ def ask():
 acts = [stream, wait, upload, download, train, ask]
 struck = 0
 for turn in range({turns}):
-    signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.0005, 0.01), 1)  # once more, should one be lost
     try:
+        signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.0005, 0.01), 1)  # once more, should one be lost
         acts[turn % len(acts)]()
     except KeyboardInterrupt as error:
         struck += 1

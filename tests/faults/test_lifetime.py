@@ -220,9 +220,9 @@ class WatchedTransport(InProcessTransport):
         self.sent_here = 0
         self._thread = threading.get_ident()
 
-    def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
+    def send(self, message: ClientMessage, payload: Buffer | None = None, *, more: bool = False) -> None:
         self.sent_here += threading.get_ident() == self._thread
-        super().send(message, payload)
+        super().send(message, payload, more=more)
 
 
 @contextlib.contextmanager

@@ -12,19 +12,32 @@ Flags = tuple[str, bool, bool, bool, str, bool, bool, bool, bool, bool, bool]
 """The fields of `wire.messages.Settings`, in their order."""
 
 
+# Read before every command, so each is looked up once.
+_default_dtype: Final = torch.get_default_dtype
+_deterministic: Final = torch._C._get_deterministic_algorithms
+_warn_only: Final = torch._C._get_deterministic_algorithms_warn_only
+_fill: Final = torch._C._get_deterministic_fill_uninitialized_memory
+_matmul_precision: Final = torch._C._get_float32_matmul_precision
+_flash: Final = torch._C._get_flash_sdp_enabled
+_mem_efficient: Final = torch._C._get_mem_efficient_sdp_enabled
+_math: Final = torch._C._get_math_sdp_enabled
+_cudnn: Final = torch._C._get_cudnn_sdp_enabled
+_mkldnn: Final = torch._C._get_mkldnn_enabled
+
+
 def read_flags() -> Flags:
     """The flags of this process and thread. Torch cannot be asked for the last one, arithmetic can."""
     return (
-        DTYPE_NAMES[torch.get_default_dtype()],
-        torch._C._get_deterministic_algorithms(),
-        torch._C._get_deterministic_algorithms_warn_only(),
-        torch._C._get_deterministic_fill_uninitialized_memory(),
-        torch._C._get_float32_matmul_precision(),
-        torch._C._get_flash_sdp_enabled(),
-        torch._C._get_mem_efficient_sdp_enabled(),
-        torch._C._get_math_sdp_enabled(),
-        torch._C._get_cudnn_sdp_enabled(),
-        torch._C._get_mkldnn_enabled(),
+        DTYPE_NAMES[_default_dtype()],
+        _deterministic(),
+        _warn_only(),
+        _fill(),
+        _matmul_precision(),
+        _flash(),
+        _mem_efficient(),
+        _math(),
+        _cudnn(),
+        _mkldnn(),
         _SMALLEST_NORMAL * 0.5 == 0.0,
     )
 

@@ -37,9 +37,13 @@ def isolated(act: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 _AS_IT_IS: Final = nullcontext()
 
 
+_dispatch_mode: Final = torch._C._get_dispatch_mode
+_PROXY: Final = torch._C._TorchDispatchModeKey.PROXY
+
+
 def is_tracing() -> bool:
     """Whether operations are being recorded into a graph, which would hold a pointer's values as constants."""
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    return _dispatch_mode(_PROXY) is not None
 
 
 def has_dual_level() -> bool:

@@ -22,14 +22,10 @@ MAY_ASSIGN_DATA: Final[Callable[..., object]] = torch._has_compatible_shallow_co
 """What `Module._apply` asks before it assigns to a parameter's `.data`."""
 
 
-def native_function(
-    func: Callable[..., object],
-    types: tuple[type, ...],
-    args: tuple[object, ...],
-    kwargs: dict[str, object],
-) -> object:
-    """Call `func` as torch does for a class without `__torch_function__`."""
-    return torch._C._disabled_torch_function_impl(func, types, args, kwargs)
+native_function: Final[
+    Callable[[Callable[..., object], tuple[type, ...], tuple[object, ...], dict[str, object]], object]
+] = torch._C._disabled_torch_function_impl
+"""Calls a function as torch does for a class without `__torch_function__`."""
 
 
 def as_subclass_of(cls: type[Tensor], func: Callable[..., object], made: object) -> object:

@@ -94,9 +94,10 @@ class Client:
             self.flush()
         if self._synchronous:
             self.synchronize()
-        elif len(self._outbox) >= FLUSH_IDLE:
-            if len(self._outbox) >= FLUSH_BUSY or self._worker_is_idle():
-                self._flush_unless_busy()
+            return
+        waiting = len(self._outbox)
+        if waiting >= FLUSH_BUSY or (waiting % FLUSH_IDLE == 0 and self._worker_is_idle()):
+            self._flush_unless_busy()
         elif not self._transport.computes_on_sender:
             self._flusher.wake()
 
@@ -110,7 +111,7 @@ class Client:
         self.check()
         self._wait_for_room()
         with self._writing:
-            self._send_batch()
+            self._send_batch(more=True)
             self._send(message, payload)
 
     def put(self, put: messages.Put, payload: Buffer, site: CallSite) -> None:
@@ -250,23 +251,26 @@ class Client:
 
     # --- inside
 
-    def _send_batch(self, *, computing: bool = True) -> None:
+    def _send_batch(self, *, computing: bool = True, more: bool = False) -> None:
         self._outbox.take_in_drops()
         if len(self._outbox):
             batch, commands = self._outbox.batch()
             if not (computing or self._outbox.only_drops(batch)):
                 return
-            self._send(batch, commands)
+            self._send(batch, commands, more=more)
             self._outbox.sent(batch)
 
-    def _send(self, message: ClientMessage, payload: Buffer | None) -> None:
+    def _send(self, message: ClientMessage, payload: Buffer | None, *, more: bool = False) -> None:
         try:
-            self._transport.send(message, payload)
+            self._transport.send(message, payload, more=more)
         except (WorkerLostError, ProtocolError) as error:
             self._lose(error)
         self.bytes_sent += len(payload) if payload is not None else 0
 
     def _worker_is_idle(self) -> bool:
+        """Whether it could be computing meanwhile; one on this thread cannot."""
+        if self._transport.computes_on_sender:
+            return False
         self._poll()
         return self._acknowledged >= self._outbox.first
 

@@ -15,8 +15,7 @@ from ptrtensor._torch.kernels import chooses_flash_attention, kernel_library, re
 from ptrtensor._torch.operations import decompose
 from ptrtensor._torch.state import isolated
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.dispatch import handlers
-from ptrtensor.tensor.signature import Args, Kwargs
+from ptrtensor.tensor.operation import Args, Kwargs, handlers
 
 WHOLE: Final = torch.ops.aten.scaled_dot_product_attention.default
 FLASH: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default

@@ -1,6 +1,7 @@
 """What was inferred once: from a signature to the prediction, bounded, least recently used first out."""
 
 import struct
+import threading
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
@@ -25,37 +26,52 @@ class Change(NamedTuple):
     extent: Extent
 
 
+class Template(NamedTuple):
+    """An instruction, and the format of its commands."""
+
+    instruction: Instruction
+    layout: struct.Struct
+    is_shared: bool = False
+    """Whether it does for many signatures, and so belongs to none of them."""
+
+
 class Prediction:
     """What an operation will return for arguments of one signature, and the instruction that makes it so.
 
-    `fresh` is None where only the worker can know.
+    `fresh` is None where only the worker can know. `only` is the one result where one new tensor is all that comes
+    of it, as mostly.
     """
 
-    __slots__ = ("changes", "fresh", "instruction", "layout")
+    __slots__ = ("changes", "fresh", "only", "template")
 
     def __init__(
         self,
-        instruction: Instruction,
-        layout: struct.Struct,
+        template: Template,
         fresh: list[Extent | None] | None,
         changes: list[Change],
+        only: Extent | None = None,
     ) -> None:
-        self.instruction = instruction
-        self.layout = layout
+        self.template = template
         self.fresh = fresh
         self.changes = changes
+        self.only = only
 
 
 class Cache:
-    """The predictions for one worker. An entry owns an instruction number, so the worker's table is bounded too."""
+    """The predictions for one worker.
+
+    An entry owns its instruction's number, so the worker's table is bounded too; that of a shared one the cache does.
+    """
 
     def __init__(self, capacity: int = MAX_INSTRUCTIONS) -> None:
         self.hits = 0
         self.misses = 0
+        self.shared: dict[Key, Template] = {}
         self._entries: OrderedDict[Key, Prediction] = OrderedDict()
         self._capacity: Final = capacity
         self._given = 0
         self._free: list[int] = []
+        self._lock = threading.Lock()
 
     def get(self, key: Key) -> Prediction | None:
         prediction = self._entries.get(key)
@@ -71,21 +87,30 @@ class Cache:
 
     def number(self) -> int:
         """A number for a new instruction; without room, that of the entry not used for longest."""
-        if self._free:
-            return self._free.pop()
-        if self._given < self._capacity:
-            self._given += 1
-            return self._given
-        if not self._entries:  # threads hold them all and are about to add their entries
-            return self._capacity
-        _, oldest = self._entries.popitem(last=False)
-        return oldest.instruction.number
+        with self._lock:
+            if not self._free and self._given < self._capacity:
+                self._given += 1
+                return self._given
+            while not self._free and self._entries:
+                self._evict()
+            # Without any, threads hold them all and are about to add their entries.
+            return self._free.pop() if self._free else self._capacity
 
     def add(self, key: Key, prediction: Prediction) -> None:
-        replaced = self._entries.get(key)
-        self._entries[key] = prediction
-        if replaced is not None:  # another thread inferred the same meanwhile
-            self._free.append(replaced.instruction.number)
+        with self._lock:
+            replaced = self._entries.get(key)
+            self._entries[key] = prediction
+            if replaced is not None:  # another thread inferred the same meanwhile
+                self._release(replaced)
+            elif len(self._entries) > self._capacity:
+                self._evict()
+
+    def _evict(self) -> None:
+        self._release(self._entries.popitem(last=False)[1])
+
+    def _release(self, prediction: Prediction) -> None:
+        if not prediction.template.is_shared:
+            self._free.append(prediction.template.instruction.number)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -4,7 +4,7 @@ The pipeline: read the arguments (`signature`), look up or infer what will come 
 (`client`), wrap the results. A few operations have a handler instead (`handlers`), each with its reason.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -17,20 +17,16 @@ from ptrtensor._torch.subclass import bump_versions, set_metadata
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import PtrTensorError, UnsupportedOpError
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.cache import Change, Extent, Prediction
+from ptrtensor.tensor.cache import Change, Extent, Prediction, Template
 from ptrtensor.tensor.infer import Unpredictable, inferences
-from ptrtensor.tensor.operation import Kind, Operation, operations
+from ptrtensor.tensor.operation import Args, Kind, Kwargs, Operation, operations
 from ptrtensor.tensor.reshaping import check_writes, note_reshaping
-from ptrtensor.tensor.signature import Args, Call, Kwargs, form
+from ptrtensor.tensor.signature import Call, form
 from ptrtensor.tensor.worker import Worker, call_sites
 from ptrtensor.wire import messages
 from ptrtensor.wire.instruction import Instruction, layout
 from ptrtensor.wire.limits import MAX_RESULTS
 from ptrtensor.wire.metadata import interned
-
-Handler = Callable[[OpOverload[..., object], Args, Kwargs, Wrap], object]
-handlers: Final[dict[OpOverload[..., object], Handler]] = {}
-"""Operations that do not go the general way; filled by the modules of `handlers`."""
 
 ALIAS: Final = torch.ops.aten.alias.default
 
@@ -42,10 +38,9 @@ def dispatch(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap
             f"{op} on a pointer is being traced (make_fx, torch.func.linearize): the graph would hold its values as "
             "constants. Trace with local tensors and call the result with pointers"
         )
-    handler = handlers.get(op)
-    if handler is not None:
-        return handler(op, args, kwargs, wrap)
     operation = operations[op]
+    if operation.handler is not None:
+        return operation.handler(op, args, kwargs, wrap)
     if operation.decomposes:
         return decompose(op, args, kwargs)
     return run(operation, args, kwargs, wrap)
@@ -66,6 +61,17 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
         worker.cache.add(key, prediction)
     if prediction.fresh is None:
         return ask(worker, call, prediction, wrap)
+    if prediction.only is not None:
+        # Made before the command is posted: interrupted in between, it dies and the worker forgets the name.
+        reference = Reference(worker.client, worker.client.reserve())
+        post(worker, call, prediction, reference.name)
+        meta, offset = prediction.only
+        base = call.pointers[0] if operation.is_view else None
+        if base is None:
+            return wrap(worker, reference, meta, offset)
+        base._viewed = True
+        with view_mode(base):
+            return wrap(worker, reference, meta, offset + offset_of(base) if operation.is_relative else offset)
     for change in prediction.changes:
         pointer = call.pointers[change.place]
         if pointer is not None:
@@ -74,7 +80,6 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
         call = renamed(call, [change.place for change in prediction.changes], wrap)
     names = len(prediction.fresh)
     first = worker.client.reserve(names)
-    # Made before the command is posted: interrupted in between, they die and the worker forgets the names.
     references = [Reference(worker.client, first + place) for place in range(names)]
     post(worker, call, prediction, first)
     if operation.writes_lists:
@@ -85,9 +90,10 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
     base = call.pointers[0] if operation.is_view else None
     if base is not None:
         base._viewed = True
+    behind = offset_of(base) if base is not None and operation.is_relative else 0
     with view_mode(base):
         pointers = [
-            None if extent is None else wrap(worker, reference, extent.meta, extent.offset)
+            None if extent is None else wrap(worker, reference, extent.meta, extent.offset + behind)
             for extent, reference in zip(prediction.fresh, references, strict=True)
         ]
     return returned(operation, args, kwargs, pointers)
@@ -95,6 +101,7 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
 
 def predict(worker: Worker, call: Call) -> Prediction:
     """Infer what will come and define the instruction for it (D6, D8)."""
+    worker.client.check()  # before any lock: in a forked child another thread may have held it
     operation = call.operation
     fresh: list[Extent | None] | None = None
     changes: list[Change] = []
@@ -106,16 +113,20 @@ def predict(worker: Worker, call: Call) -> Prediction:
         fresh, changes = None, []  # the worker will be asked
     if len(fresh or ()) > MAX_RESULTS:
         raise UnsupportedOpError(f"{operation.op} has {len(fresh or ())} results, and {MAX_RESULTS} are the most")
+    only = fresh[0] if fresh and operation.returns_one and not changes else None
+    shape = (operation.number, *map(type, call.args), *call.kwargs)
+    shared = worker.cache.shared.get(shape) if operation.numbers_vary else None
+    if shared is not None:
+        return Prediction(shared, fresh, changes, only)
     positional, keywords = form(call)
-    instruction = Instruction(
-        worker.cache.number(),
-        operation.name,
-        positional,
-        keywords,
-        operation.draws,
-        None if fresh is None else tuple(None if extent is None else extent.meta for extent in fresh),
-    )
-    return Prediction(instruction, layout(instruction), fresh, changes)
+    expected = None if fresh is None else tuple(None if extent is None else extent.meta for extent in fresh)
+    if operation.numbers_vary:
+        expected = (None,)  # other numbers, other results
+    instruction = Instruction(worker.cache.number(), operation.name, positional, keywords, operation.draws, expected)
+    template = Template(instruction, layout(instruction), operation.numbers_vary)
+    if operation.numbers_vary:
+        worker.cache.shared[shape] = template
+    return Prediction(template, fresh, changes, only)
 
 
 def post(worker: Worker, call: Call, prediction: Prediction, first: int) -> None:
@@ -128,8 +139,9 @@ def post(worker: Worker, call: Call, prediction: Prediction, first: int) -> None
         fields[place] = reference.name
     if call.operation.draws:
         fields.append(call.seed())
-    instruction = prediction.instruction
-    command = prediction.layout.pack(instruction.number, *fields, first)
+    template = prediction.template
+    instruction = template.instruction
+    command = template.layout.pack(instruction.number, *fields, first)
     worker.client.post(instruction, command, call_sites.current())
 
 

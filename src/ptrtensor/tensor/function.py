@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptrtensor._torch.subclass import BACKWARD_HOOKS_SETTER, REQUIRES_GRAD_SETTER, native_function
+from ptrtensor._torch.subclass import BACKWARD_HOOKS_SETTER, MAY_ASSIGN_DATA, REQUIRES_GRAD_SETTER, native_function
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.handlers.crossing import pointer_to, value_of
@@ -24,16 +24,10 @@ Prepared = tuple[Func, Args, Kwargs]
 Prepare = Callable[[Func, Args, Kwargs, Wrap], Prepared]
 
 
-def call(func: Func, types: tuple[type, ...], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
-    """Run a function of torch that was given a pointer."""
-    prepare = PREPARED.get(func)
-    if prepare is not None:
-        func, args, kwargs = prepare(func, args, kwargs, wrap)
-    try:
-        return native_function(func, types, args, kwargs)
-    except WorkerMismatchError as error:
-        error.add_note(f"in the call of {getattr(func, '__name__', func)}")
-        raise
+def prepared(func: Func, types: tuple[type, ...], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
+    """Run one of the functions in `PREPARED`, which was given a pointer."""
+    func, args, kwargs = PREPARED[func](func, args, kwargs, wrap)
+    return native_function(func, types, args, kwargs)
 
 
 def fetch_indices(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
@@ -112,6 +106,11 @@ def settle_marks(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared
     return func, args, kwargs
 
 
+def may_assign_data(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
+    """Lets `Module.cpu()` assign to `.data`, whose setter keeps the parameter's identity (D4)."""
+    return (lambda *tensors: True), args, kwargs
+
+
 PREPARED: Final[dict[Func, Prepare]] = {
     torch.tensor_split: fetch_indices,
     Tensor.tensor_split: fetch_indices,
@@ -123,5 +122,6 @@ PREPARED: Final[dict[Func, Prepare]] = {
     BACKWARD_HOOKS_SETTER: settle_marks,
     Tensor.requires_grad_: check_requirable,
     REQUIRES_GRAD_SETTER: check_requirable,
+    MAY_ASSIGN_DATA: may_assign_data,
 }
 """Functions whose arguments must be prepared before torch looks at them."""

@@ -1,6 +1,7 @@
 """What an operation's schema says, read once."""
 
 import enum
+from collections.abc import Callable
 from itertools import count
 from typing import Final
 
@@ -18,6 +19,7 @@ from ptrtensor._torch.operations import (
     writes,
 )
 from ptrtensor.errors import UnsupportedOpError
+from ptrtensor.tensor.base import Wrap
 from ptrtensor.wire.limits import NAMESPACES
 
 LOCAL_ARGUMENTS: Final = {
@@ -35,6 +37,33 @@ LOCAL_ARGUMENTS: Final = {
 SHAPED_BY_CONTENT: Final = frozenset({"aten::_pack_padded_sequence", "aten::linalg_lu_solve"})
 """Operations of which only the worker can know what the result is like, and cannot be tried on zeros here."""
 
+
+RELATIVE_VIEWS: Final = frozenset(
+    {
+        "aten::_reshape_alias",
+        "aten::alias",
+        "aten::diagonal",
+        "aten::expand",
+        "aten::permute",
+        "aten::select.int",
+        "aten::slice.Tensor",
+        "aten::split.Tensor",
+        "aten::split_with_sizes",
+        "aten::squeeze",
+        "aten::squeeze.dim",
+        "aten::squeeze.dims",
+        "aten::t",
+        "aten::transpose.int",
+        "aten::unbind.int",
+        "aten::unfold",
+        "aten::unsqueeze",
+        "aten::view",
+    }
+)
+"""Views whose offset is so many elements behind their base's, wherever that begins in its storage."""
+
+VARYING: Final = frozenset({"aten::select.int", "aten::slice.Tensor"})
+"""Views of which a program makes ever new ones, with other numbers each time: one instruction does for all."""
 
 UNLIKE_FAKES: Final = frozenset(
     {
@@ -59,6 +88,14 @@ UNLIKE_FAKES_WHEN_MIXED: Final = frozenset(
     }
 )
 """The same, where the input is of lower precision than the parameters: the dtypes of the statistics differ."""
+
+
+Args = tuple[object, ...]
+Kwargs = dict[str, object]
+
+Handler = Callable[[OpOverload[..., object], Args, Kwargs, Wrap], object]
+handlers: Final[dict[OpOverload[..., object], Handler]] = {}
+"""Operations that do not go the general way; filled by the modules of `handlers`."""
 
 
 class Kind(enum.Enum):
@@ -112,38 +149,33 @@ class Operation:
         self.is_view = any(result.alias_info is not None and not writes(result) for result in op_returns(op))
         self.changes_metadata = has_tag(op, "inplace_view")
         names = {given.name for given in arguments}
-        self.offset_matters = self.is_view or self.changes_metadata or "storage_offset" in names
+        self.is_relative = self.is_view and self.name in RELATIVE_VIEWS
+        absolute_view = self.is_view and not self.is_relative
+        self.offset_matters = absolute_view or self.changes_metadata or "storage_offset" in names
+        self.numbers_vary = self.name in VARYING
         self.written_positions = [position for position, given in enumerate(arguments) if writes(given)]
         self.written_keywords = [given.name for given in arguments if writes(given)]
         self.decomposes = decomposes(op)
         self.writes_lists = any(writes(given) and type_name(given).startswith("List[") for given in arguments)
         self.argument_names = [given.name for given in arguments]
-
-    @property
-    def returns_scalar(self) -> bool:
-        return Kind.SCALAR in self.kinds
-
-    @property
-    def only_checks(self) -> bool:
+        self.returns_scalar = Kind.SCALAR in self.kinds
+        self.returns_one = self.kinds == [Kind.FRESH]
+        self.only_checks = not self.kinds and not self.written_keywords
         """It returns and writes nothing, so no value hangs on it: whether it failed must be asked."""
-        return not self.kinds and not self.written_keywords
-
-    @property
-    def returns_one(self) -> bool:
-        return self.kinds == [Kind.FRESH]
+        self.handler = handlers.get(op)
 
 
 class Operations:
-    """The operations met so far."""
+    """The operations met so far. By identity: an `OpOverload` computes its hash in Python."""
 
     def __init__(self) -> None:
-        self._known: dict[OpOverload[..., object], Operation] = {}
+        self._known: dict[int, Operation] = {}
         self._numbers = count()
 
     def __getitem__(self, op: OpOverload[..., object]) -> Operation:
-        operation = self._known.get(op)
+        operation = self._known.get(id(op))
         if operation is None:
-            operation = self._known[op] = Operation(op, next(self._numbers))
+            operation = self._known[id(op)] = Operation(op, next(self._numbers))
         return operation
 
 

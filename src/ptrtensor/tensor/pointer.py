@@ -13,9 +13,9 @@ from ptrtensor._torch.compiler import never_compiled, refuse_compiling
 from ptrtensor._torch.memory import offset_of
 from ptrtensor._torch.names import DTYPES
 from ptrtensor._torch.subclass import (
-    MAY_ASSIGN_DATA,
     answered,
     make_wrapper,
+    native_function,
     raw_grad,
     set_lazy_bits,
     set_metadata,
@@ -23,7 +23,7 @@ from ptrtensor._torch.subclass import (
     swap,
 )
 from ptrtensor.client.reference import Reference
-from ptrtensor.errors import UnsupportedOpError
+from ptrtensor.errors import UnsupportedOpError, WorkerMismatchError
 from ptrtensor.tensor import attention, function
 from ptrtensor.tensor.arguments import checked_texts
 from ptrtensor.tensor.autograd import at
@@ -79,9 +79,13 @@ class PointerTensor(Pointer):
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        if func is MAY_ASSIGN_DATA:
-            return True  # lets `Module.cpu()` assign to `.data`, whose setter keeps the parameter's identity (D4)
-        return function.call(func, types, args, kwargs or {}, wrap)
+        if func in function.PREPARED:
+            return function.prepared(func, types, args, kwargs or {}, wrap)
+        try:
+            return native_function(func, types, args, kwargs or {})
+        except WorkerMismatchError as error:
+            error.add_note(f"in the call of {getattr(func, '__name__', func)}")
+            raise
 
     # --- what a pointer has besides what a tensor has
 
@@ -286,8 +290,10 @@ def wrap(worker: Worker, reference: Reference, meta: TensorMeta, offset: int) ->
         meta.shape,
         meta.stride,
         offset,
-        dtype=DTYPES[meta.dtype],
-        device=worker.device,
+        None,  # no memory format: the strides say it
+        DTYPES[meta.dtype],
+        torch.strided,
+        worker.device,
         _extra_dispatch_keys=AUTOCAST_KEYS,
     )
     if meta.conj or meta.neg:

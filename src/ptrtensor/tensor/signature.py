@@ -18,7 +18,7 @@ from ptrtensor._torch.state import in_backward
 from ptrtensor.errors import SpentPointerError, UnsupportedOpError
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.mismatch import foreign_device, local_tensor, two_workers
-from ptrtensor.tensor.operation import Operation
+from ptrtensor.tensor.operation import Args, Kwargs, Operation
 from ptrtensor.tensor.worker import Worker, devices
 from ptrtensor.wire.instruction import (
     Argument,
@@ -56,8 +56,6 @@ DEVICE: Final = Marker("device")
 MIN_FIELD: Final = -(2**63)
 MAX_FIELD: Final = 2**63 - 1
 
-Args = tuple[object, ...]
-Kwargs = dict[str, object]
 _double: Final = struct.Struct("<d").pack
 
 
@@ -106,6 +104,8 @@ class Call:
                 self.fields.append(value)
             else:
                 key.append(value)
+                if self.operation.numbers_vary:
+                    self.fields.append(value)
         elif type(value) is float:
             if self.operation.numbers_are_fields:
                 key.append(FLOAT)
@@ -230,6 +230,8 @@ def leaf(operation: Operation, value: object) -> Leaf:
         case bool():
             return Constant(value)
         case int() if operation.numbers_are_fields and MIN_FIELD <= value <= MAX_FIELD:
+            return IntegerSlot()
+        case int() if operation.numbers_vary:
             return IntegerSlot()
         case float() if operation.numbers_are_fields:
             return FloatSlot()

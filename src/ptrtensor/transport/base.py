@@ -27,8 +27,10 @@ class Transport(Protocol):
     def events(self) -> deque[Event[WorkerMessage]]:
         """What has arrived."""
 
-    def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
+    def send(self, message: ClientMessage, payload: Buffer | None = None, *, more: bool = False) -> None:
         """Hand over one message; when it returns the payload may be changed again.
+
+        With `more` the next message follows at once, and both may go out together; the payload stays as it is.
 
         :raises WorkerLostError: the worker is gone.
         """

@@ -42,7 +42,7 @@ class InProcessTransport:
         self.events: deque[Event[WorkerMessage]] = deque()
         self._handle: Handler | None = handle
 
-    def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
+    def send(self, message: ClientMessage, payload: Buffer | None = None, *, more: bool = False) -> None:
         if self._handle is None:
             raise WorkerLostError("the worker is closed")
         for reply, answer in self._handle(message, copied(payload)):
@@ -73,7 +73,7 @@ class LoopbackTransport:
         self._worker = worker_connection()
         self.events = self._client.events
 
-    def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
+    def send(self, message: ClientMessage, payload: Buffer | None = None, *, more: bool = False) -> None:
         if self._handle is None:
             raise WorkerLostError("the worker is closed")
         for piece in encode(message, payload):

@@ -33,13 +33,13 @@ class RecordingTransport:
         lines, self._lines = self._lines, []
         return "\n".join(lines)
 
-    def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
+    def send(self, message: ClientMessage, payload: Buffer | None = None, *, more: bool = False) -> None:
         self.messages.append(message)
         if isinstance(message, Batch):
             self._record(message, memoryview(payload or b""))
         else:
             self._lines.append(f"{type(message).__name__}")
-        self._inner.send(message, payload)
+        self._inner.send(message, payload, more=more)
 
     def wait(self, seconds: float | None = None) -> None:
         self._inner.wait(seconds)

@@ -1,10 +1,12 @@
 """A worker at the other end of a stream socket: unix or TCP."""
 
 import contextlib
+import os
 import re
 import select
 import socket
 import threading
+import time
 from collections import deque
 from typing import Final
 
@@ -18,12 +20,15 @@ from ptrtensor.wire.connection import (
     encode,
     worker_connection,
 )
-from ptrtensor.wire.messages import ClientMessage, Refused, WorkerMessage
+from ptrtensor.wire.messages import Batch, ClientMessage, Describe, Fetch, Refused, Synchronize, WorkerMessage
 
 SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 CONNECT_SECONDS: Final = 10.0
 LOOK_AGAIN_SECONDS: Final = 0.02
 """How soon a thread that sends sees that the one which received has left."""
+
+SPIN_SECONDS: Final = 200e-6 if (os.cpu_count() or 1) > 1 else 0.0
+"""How long both ends go on looking before they sleep."""
 
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 ADDRESS: Final = re.compile(r"(?:\[([^\[\]\s]*:[^\[\]\s]*)\]|([^\[\]:\s]+)):([0-9]{1,9})")
@@ -96,6 +101,14 @@ class Stream:
         connection.advance()
         return True
 
+    def read_soon(self, connection: Connection[Incoming]) -> bool:
+        """The same, and look again for a moment: to be woken takes longer than most gaps last."""
+        until = time.perf_counter() + SPIN_SECONDS
+        while not self.read(connection):
+            if time.perf_counter() > until:
+                return False
+        return True
+
     def wait(self, *, readable: bool, writable: bool, seconds: float | None = None) -> bool:
         """Whether the socket became ready within so many seconds."""
         poller = select.poll()
@@ -121,11 +134,14 @@ class SocketTransport:
         self._receiving = threading.Lock()
         self.events = self._connection.events
 
-    def send(self, message: ClientMessage, payload: Buffer | None = None) -> None:
+    def send(self, message: ClientMessage, payload: Buffer | None = None, *, more: bool = False) -> None:
         self._check()
         with self._sending:
-            self._stream.enqueue(encode(message, payload))
-            self._send_all()
+            try:
+                self._stream.enqueue(encode(message, payload))
+            finally:
+                if not more:
+                    self._send_all()
 
     def _send_all(self) -> None:
         try:
@@ -152,7 +168,7 @@ class SocketTransport:
             while not self.events:
                 self._check()
                 try:
-                    if self._stream.read(self._connection) or self.events:
+                    if self._stream.read_soon(self._connection) or self.events:
                         continue
                     if not self._stream.wait(readable=True, writable=False, seconds=seconds):
                         raise TimeoutError(f"it said nothing for {seconds:g} s")
@@ -220,7 +236,7 @@ def serve(sock: socket.socket, handle: Handler) -> None:
     connection = worker_connection()
     while True:
         try:
-            if not stream.read(connection):
+            if not stream.read_soon(connection):
                 stream.wait(readable=True, writable=False)
                 continue
         except EOFError:
@@ -230,8 +246,15 @@ def serve(sock: socket.socket, handle: Handler) -> None:
                 event = connection.events.popleft()
                 for reply, payload in handle(event.message, event.payload):
                     stream.enqueue(encode(reply, payload))
+                if isinstance(event.message, Batch) and connection.events and is_quick(connection.events[0].message):
+                    continue  # one system call for the acknowledgement and the answer
                 while not stream.write():
                     stream.wait(readable=False, writable=True)
+
+
+def is_quick(message: ClientMessage) -> bool:
+    """Whether it is answered at once, whatever it asks for."""
+    return isinstance(message, Fetch | Describe | Synchronize)
 
 
 def refuse(sock: socket.socket, reply: WorkerMessage) -> None:

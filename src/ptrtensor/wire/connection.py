@@ -44,6 +44,9 @@ MAPPED_FROM_BYTES: Final = 1024 * 1024
 """Payloads from this size on get pages of their own, huge ones where the system has them: first touch of
 ordinary pages costs as much as the copy itself."""
 
+JOINED_BELOW_BYTES: Final = 16 * 1024
+"""A payload smaller than this is copied behind its header: a system call costs more."""
+
 _encoder: Final = msgspec.msgpack.Encoder()
 _from_client: Final[msgspec.msgpack.Decoder[ClientMessage]] = msgspec.msgpack.Decoder(ClientMessage)
 _from_worker: Final[msgspec.msgpack.Decoder[WorkerMessage]] = msgspec.msgpack.Decoder(WorkerMessage)
@@ -87,7 +90,7 @@ EMPTY: Final = memoryview(b"")
 
 
 def encode(message: Message, payload: Buffer | None = None) -> list[Buffer]:
-    """The frame as buffers to be sent in order; the payload is not copied [P2.1]."""
+    """The frame as buffers to be sent in order; a large payload is not copied [P2.1]."""
     body = _encoder.encode(message)
     size = 0 if payload is None else len(payload)
     most = MAX_HELLO_BYTES if isinstance(message, Hello | Welcome) else MAX_MESSAGE_BYTES
@@ -96,7 +99,9 @@ def encode(message: Message, payload: Buffer | None = None) -> list[Buffer]:
             f"a {type(message).__name__} of {len(body)} bytes is more than the {most} that a peer takes"
         )
     head = HEADER.pack(MAGIC, PROTOCOL_VERSION, len(body), size) + body
-    return [head] if payload is None or size == 0 else [head, payload]
+    if payload is None or size == 0:
+        return [head]
+    return [head + payload] if size < JOINED_BELOW_BYTES else [head, payload]
 
 
 class Connection(Generic[Incoming]):

@@ -1,6 +1,7 @@
 """The executor runs one command over the store: results under their names, or poison [P8]."""
 
 import traceback
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -41,16 +42,18 @@ class Executor:
             return
         try:
             self.executed = sequence + 1
+            if program.settled is not None:
+                returned = program.kernel(*args, **kwargs)
+                if program.settled:
+                    objects[fields[-1]] = returned
+                return
             if program.instruction.draws:
                 returned = self._draw(program, args, kwargs, int(fields[-2]))
             else:
                 returned = program.kernel(*args, **kwargs)
             fresh = program.results(returned)
-            for value in fresh:
-                if isinstance(value, Tensor):
-                    meta_of(value)  # refuses layouts that pointers do not have
-                elif not isinstance(value, bool | int | float | None):
-                    raise UnsupportedOpError(f"it returned a {type(value).__name__}, which does not travel")
+            if program.instruction.expected is None or not program.checked or program.restrides:
+                refuse_foreign(fresh)
             if not program.checked or program.restrides:
                 fresh = self._check(program, fresh)
             if len(fresh) > MAX_RESULTS:
@@ -79,10 +82,11 @@ class Executor:
         self._report(failure)
         self._store.poisoned[name] = Poison(failure)
 
-    def _draw(self, program: Program, args: list[object], kwargs: dict[str, object], seed: int) -> object:
+    def _draw(self, program: Program, args: Sequence[object], kwargs: dict[str, object], seed: int) -> object:
         if program.takes_generator:
             generator = self._randomness.generator(seed)
             if program.generator_position < len(args):
+                args = list(args)
                 args[program.generator_position] = generator
                 return program.kernel(*args, **kwargs)
             return program.kernel(*args, **kwargs, generator=generator)
@@ -123,7 +127,7 @@ class Executor:
                 f"{program.instruction.op} returned {got} where its caller predicted {', '.join(map(str, expected))}: "
                 "the two sides' torch disagree about this operation"
             )
-        program.checked = True
+        program.settle()
         return fresh
 
     # --- what did not work
@@ -163,6 +167,15 @@ class Executor:
     def _report(self, failure: Failure) -> None:
         if len(self.failures) < MAX_RESULTS:
             self.failures.append(failure)
+
+
+def refuse_foreign(fresh: list[Value | None]) -> None:
+    """:raises UnsupportedOpError: a result is nothing that a pointer can stand for, or that travels."""
+    for value in fresh:
+        if isinstance(value, Tensor):
+            meta_of(value)  # refuses layouts that pointers do not have
+        elif not isinstance(value, bool | int | float | None):
+            raise UnsupportedOpError(f"it returned a {type(value).__name__}, which does not travel")
 
 
 def explain(error: BaseException) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """A program: an instruction bound to its operation, ready to run with the fields of a command."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -32,6 +32,11 @@ Fields = tuple[Any, ...]
 
 Objects = dict[int, Value]
 
+Arguments = tuple[Sequence[object], dict[str, object]]
+
+Gather = Callable[[Fields, Objects], Arguments]
+"""The call's arguments. `KeyError` where a name is not among the objects."""
+
 SLOTS: Final = (ObjectSlot, IntegerSlot, FloatSlot)
 
 NAMED: Final[dict[str, dict[str, object]]] = {
@@ -42,7 +47,7 @@ NAMED: Final[dict[str, dict[str, object]]] = {
 
 
 class Program:
-    """The arguments are kept as a list with the constants in place; a command fills in the rest.
+    """The arguments are kept with the constants in place; a command fills in the rest.
 
     An operation that is refused has a program too, which fails whenever it is run: that is an error of those who
     depend on its result, not of the whole session.
@@ -53,7 +58,10 @@ class Program:
         self.layout: struct.Struct = layout(instruction)
         self.checked = instruction.expected is None
         self.restrides = False
+        self.settled: int | None = None
+        """Once checked: whether it makes one result or none, so that nothing of it need be looked at any more."""
         self._device = device
+        self.kernel: Callable[..., Any]
         arguments: list[torch.Argument] = []
         returns: list[torch.Argument] = []
         try:
@@ -84,6 +92,7 @@ class Program:
             field = self._bind(position, argument, field, is_written)
         for name, argument in instruction.keywords.items():
             field = self._bind(name, argument, field, name in written)
+        self.arguments = self._gather()
 
     def _bind(self, place: int | str, argument: Argument, field: int, written: bool) -> int:
         """Put a constant in place, or note which fields belong here; returns the number of the next field."""
@@ -136,8 +145,24 @@ class Program:
             case _:
                 raise ProtocolError(f"a slot stands where a constant belongs: {leaf}")
 
-    def arguments(self, fields: Fields, objects: Objects) -> tuple[list[object], dict[str, object]]:
-        """The call's arguments. `KeyError` where a name is not among the objects."""
+    def settle(self) -> None:
+        """Its results were found to be what the caller predicted; they will be again [P5.4]."""
+        self.checked = True
+        fresh = sum(self.stores)
+        if not (self.restrides or any(self.lists) or self.instruction.draws) and fresh <= 1:
+            self.settled = fresh
+
+    def _gather(self) -> Gather:
+        """How to get the call's arguments; in few steps where the slots come first, as they mostly do."""
+        slots = [place for place, _ in (*self._objects, *self._numbers)]
+        count = len(slots)
+        if self._nested or self._named or sorted(slots) != list(range(count)):
+            return self._arguments
+        objects_first = [place for place, _ in self._objects] == list(range(len(self._objects)))
+        gather = GATHERS.get((len(self._objects), len(self._numbers))) if objects_first else None
+        return self._arguments if gather is None else gather(tuple(self._positional[count:]), self._keywords)
+
+    def _arguments(self, fields: Fields, objects: Objects) -> Arguments:
         args = self._positional.copy()
         for position, field in self._objects:
             args[position] = objects[fields[field]]
@@ -179,11 +204,25 @@ class Program:
                     fresh += value if is_list else [value]
         return fresh
 
-    def describe(self, args: list[object], kwargs: dict[str, object]) -> str:
+    def describe(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
         """The operation with the shapes of its arguments, for an error."""
         shown = [describe(argument) for argument in args]
         shown += [f"{name}={describe(argument)}" for name, argument in kwargs.items()]
         return f"{self.instruction.op}({', '.join(shown)})"
+
+
+GATHERS: Final[dict[tuple[int, int], Callable[[tuple[object, ...], dict[str, object]], Gather]]] = {
+    (1, 0): lambda rest, named: lambda fields, objects: ((objects[fields[1]], *rest), named),
+    (1, 1): lambda rest, named: lambda fields, objects: ((objects[fields[1]], fields[2], *rest), named),
+    (2, 0): lambda rest, named: lambda fields, objects: ((objects[fields[1]], objects[fields[2]], *rest), named),
+    (3, 0): lambda rest, named: (
+        lambda fields, objects: (
+            (objects[fields[1]], objects[fields[2]], objects[fields[3]], *rest),
+            named,
+        )
+    ),
+}
+"""By the numbers of objects and of other slots after them."""
 
 
 def refusing(error: UnsupportedOpError) -> Callable[..., object]:

@@ -128,8 +128,10 @@ def test_a_batch_that_waits_goes_out_when_the_worker_becomes_idle(client: Client
     post(client, FLUSH_IDLE + 4)
     assert transport.sizes == [FLUSH_IDLE]
     transport.acknowledge()
+    post(client, 3)
+    assert transport.sizes == [FLUSH_IDLE]
     post(client, 1)
-    assert transport.sizes == [FLUSH_IDLE, FLUSH_IDLE + 5]
+    assert transport.sizes == [FLUSH_IDLE, 2 * FLUSH_IDLE]
 
 
 def test_flush_sends_once(client: Client, transport: ScriptedTransport) -> None:

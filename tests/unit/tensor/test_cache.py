@@ -4,14 +4,14 @@ import threading
 
 import pytest
 
-from ptrtensor.tensor.cache import Cache, Prediction
+from ptrtensor.tensor.cache import Cache, Prediction, Template
 from ptrtensor.wire.instruction import Instruction, layout
 from ptrtensor.wire.limits import MAX_INSTRUCTIONS
 
 
-def prediction(number: int) -> Prediction:
+def prediction(number: int, *, is_shared: bool = False) -> Prediction:
     instruction = Instruction(number, "aten::neg", (), {}, False, ())
-    return Prediction(instruction, layout(instruction), [], [])
+    return Prediction(Template(instruction, layout(instruction), is_shared), [], [])
 
 
 def fill(cache: Cache, *names: str) -> dict[str, int]:
@@ -34,7 +34,7 @@ def test_what_was_added_is_found_and_nothing_else() -> None:
     cache = Cache()
     fill(cache, "a", "b")
     found = cache.get(("b",))
-    assert found is not None and found.instruction.number == 2
+    assert found is not None and found.template.instruction.number == 2
     assert cache.get(("c",)) is None and cache.get(("a", "b")) is None
 
 
@@ -58,8 +58,17 @@ def test_numbers_of_living_entries_differ() -> None:
     cache = Cache(capacity=4)
     for turn in range(50):
         fill(cache, str(turn % 7), str(turn % 3), str(turn))
-        numbers = [entry.instruction.number for entry in cache._entries.values()]
+        numbers = [entry.template.instruction.number for entry in cache._entries.values()]
         assert len(set(numbers)) == len(numbers) <= 4
+
+
+def test_the_number_of_a_shared_instruction_is_given_to_no_other() -> None:
+    cache = Cache(capacity=3)
+    shared = cache.number()
+    for turn in range(10):
+        cache.add((turn,), prediction(shared, is_shared=True))
+    assert len(cache) == 3
+    assert shared not in fill(cache, *"abcdef").values()
 
 
 def test_two_threads_that_infer_the_same_lose_no_number() -> None:

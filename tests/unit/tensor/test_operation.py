@@ -41,7 +41,9 @@ VIEWS = [
 ]
 NO_VIEWS = [aten.add.Tensor, aten.add_.Tensor, aten.clone.default, aten.index.Tensor, aten.resize_.default]
 IN_PLACE_VIEWS = [aten.t_.default, aten.transpose_.default, aten.squeeze_.dim, aten.unsqueeze_.default]
-WITH_OFFSET = [*VIEWS, *IN_PLACE_VIEWS, aten.as_strided_.default, aten.set_.source_Storage_storage_offset]
+RELATIVE = [aten.t.default, aten.select.int, aten.slice.Tensor, aten.split.Tensor]
+ABSOLUTE = [op for op in VIEWS if op not in RELATIVE]
+WITH_OFFSET = [*ABSOLUTE, *IN_PLACE_VIEWS, aten.as_strided_.default, aten.set_.source_Storage_storage_offset]
 WITHOUT_OFFSET = [aten.add.Tensor, aten.mm.default, aten.copy_.default, aten.cat.default]
 NUMBERS_AS_FIELDS = [
     aten.add.Tensor,
@@ -76,7 +78,9 @@ def test_returns(op: Op) -> None:
     [
         ("is_view", VIEWS, NO_VIEWS),
         ("changes_metadata", IN_PLACE_VIEWS, [*VIEWS, aten.add_.Tensor]),
-        ("offset_matters", WITH_OFFSET, WITHOUT_OFFSET),
+        ("offset_matters", WITH_OFFSET, [*WITHOUT_OFFSET, *RELATIVE]),
+        ("is_relative", RELATIVE, [*ABSOLUTE, aten.add.Tensor]),
+        ("numbers_vary", [aten.slice.Tensor, aten.select.int], [aten.view.default, aten.add.Tensor]),
         ("numbers_are_fields", NUMBERS_AS_FIELDS, NUMBERS_IN_KEY),
         ("draws", RANDOM, CERTAIN),
         ("local_arguments", [aten.index.Tensor, aten.index_put_.default], [aten.index_select.default]),

@@ -180,9 +180,9 @@ OTHER: dict[str, Pair] = {
         lambda at: given(at.p, out=at.q),
     ),
     "the storage offset of a view": (
-        aten.select.int,
-        lambda at: given(at.p[1:2], 0, 0),
-        lambda at: given(at.p[2:3], 0, 0),
+        aten.as_strided.default,
+        lambda at: given(at.p[1:2], [1], [1]),
+        lambda at: given(at.p[2:3], [1], [1]),
     ),
     "the storage offset of an in-place view": (
         aten.unsqueeze_.default,
@@ -257,7 +257,8 @@ def test_fields_in_the_order_of_the_arguments(at: Pointers) -> None:
         (aten.add.Tensor, lambda at: given(at.p, 1 + 2j), (ObjectSlot(), ComplexConstant(1, 2)), []),
         (aten.add.Tensor, lambda at: given(at.p, 2**63), (ObjectSlot(), Constant(2**63)), []),
         (aten.add.Tensor, lambda at: given(at.p, -(2**63)), (ObjectSlot(), IntegerSlot()), [-(2**63)]),
-        (aten.select.int, lambda at: given(at.p, 0, 3), (ObjectSlot(), Constant(0), Constant(3)), []),
+        (aten.transpose.int, lambda at: given(at.p, 0, -1), (ObjectSlot(), Constant(0), Constant(-1)), []),
+        (aten.select.int, lambda at: given(at.p, 0, 3), (ObjectSlot(), IntegerSlot(), IntegerSlot()), [0, 3]),
         (
             aten._foreach_mul_.ScalarList,
             lambda at: given([at.p], [2.0]),

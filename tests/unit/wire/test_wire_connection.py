@@ -30,6 +30,7 @@ from wire_samples import (
 from ptrtensor.errors import MessageTooLargeError, ProtocolError, PtrTensorError, VersionMismatchError
 from ptrtensor.wire import connection as connection_module
 from ptrtensor.wire.connection import (
+    JOINED_BELOW_BYTES,
     MAPPED_FROM_BYTES,
     STAGING_BYTES,
     Connection,
@@ -218,11 +219,19 @@ def test_advance_without_news_changes_nothing() -> None:
     assert seen(connection) == said([(Fetch(1, 2), b"")])
 
 
-@pytest.mark.parametrize("payload", [b"12", bytearray(b"12"), memoryview(b"12")], ids=["bytes", "bytearray", "view"])
-def test_encode_does_not_copy_the_payload(payload: bytes | bytearray | memoryview) -> None:
-    head, tail = encode(Put(1, TensorMeta((2,), (1,), "uint8")), payload)
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_encode_does_not_copy_a_large_payload(kind: Callable[[bytes], bytes | bytearray | memoryview]) -> None:
+    payload = kind(bytes(JOINED_BELOW_BYTES))
+    head, tail = encode(Put(1, TensorMeta((JOINED_BELOW_BYTES,), (1,), "uint8")), payload)
     assert tail is payload
     assert bytes(head)[:4] == b"pt" + struct.pack("<H", PROTOCOL_VERSION)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_small_payload_goes_out_in_one_piece(kind: Callable[[bytes], bytes | bytearray | memoryview]) -> None:
+    (frame,) = encode(Put(1, TensorMeta((2,), (1,), "uint8")), kind(b"12"))
+    assert frame[:4] == b"pt" + struct.pack("<H", PROTOCOL_VERSION)
+    assert frame[-2:] == b"12"
 
 
 @pytest.mark.parametrize("message", [Annotate(1, (), "x" * MAX_MESSAGE_BYTES), Hello(1, "", "", "x" * MAX_HELLO_BYTES)])

@@ -8,9 +8,8 @@ import torch
 from torch._ops import OpOverload
 
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.dispatch import handlers, run
-from ptrtensor.tensor.operation import operations
-from ptrtensor.tensor.signature import Args, Kwargs
+from ptrtensor.tensor.dispatch import run
+from ptrtensor.tensor.operation import Args, Kwargs, handlers, operations
 
 aten = torch.ops.aten
 

@@ -8,10 +8,10 @@ from ptrtensor._torch.names import DTYPES
 from ptrtensor._torch.state import isolated
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.dispatch import handlers, run
+from ptrtensor.tensor.dispatch import run
 from ptrtensor.tensor.marks import settle
-from ptrtensor.tensor.operation import operations
-from ptrtensor.tensor.signature import Args, Kwargs, check_usable
+from ptrtensor.tensor.operation import Args, Kwargs, handlers, operations
+from ptrtensor.tensor.signature import check_usable
 from ptrtensor.tensor.worker import Worker, devices
 
 aten = torch.ops.aten

@@ -12,9 +12,8 @@ from ptrtensor._torch.storages import StorageElsewhere, bytes_of_storage, regist
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.dispatch import handlers, run
-from ptrtensor.tensor.operation import operations
-from ptrtensor.tensor.signature import Args, Kwargs
+from ptrtensor.tensor.dispatch import run
+from ptrtensor.tensor.operation import Args, Kwargs, handlers, operations
 from ptrtensor.tensor.worker import Worker, devices
 from ptrtensor.wire.metadata import TensorMeta
 

@@ -6,8 +6,8 @@ from torch._ops import OpOverload
 from ptrtensor._torch.memory import offset_of
 from ptrtensor._torch.state import view_mode
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.dispatch import handlers
-from ptrtensor.tensor.signature import Args, Kwargs, check_usable
+from ptrtensor.tensor.operation import Args, Kwargs, handlers
+from ptrtensor.tensor.signature import check_usable
 
 aten = torch.ops.aten
 

@@ -7,10 +7,9 @@ for what it does not know, and for what torch refuses. The tests hold every rule
 from typing import Final
 
 from ptrtensor.tensor.cache import Extent
-from ptrtensor.tensor.operation import Operation
+from ptrtensor.tensor.operation import Args, Kwargs, Operation
 from ptrtensor.tensor.rules import arithmetic, products, views
 from ptrtensor.tensor.rules.table import rules
-from ptrtensor.tensor.signature import Args, Kwargs
 from ptrtensor.wire.limits import MAX_DIMENSIONS
 
 RULES: Final = (arithmetic, products, views)

@@ -6,7 +6,6 @@ from itertools import accumulate
 
 import torch
 
-from ptrtensor._torch.memory import offset_of
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.cache import Extent
 from ptrtensor.tensor.rules.table import Sizes, contiguous, fresh, is_contiguous, place_of, rule_for
@@ -16,10 +15,9 @@ aten = torch.ops.aten
 
 
 def view(pointer: Pointer, shape: Sequence[int], stride: Sequence[int], skipped: int = 0) -> Extent:
-    """A part of a pointer's memory, `skipped` elements behind its beginning."""
+    """A part of a pointer's memory, `skipped` elements behind its beginning: these are relative views."""
     meta = pointer._meta
-    part = intern(tuple(shape), tuple(stride), meta.dtype, meta.conj, meta.neg)
-    return Extent(part, offset_of(pointer) + skipped)
+    return Extent(intern(tuple(shape), tuple(stride), meta.dtype, meta.conj, meta.neg), skipped)
 
 
 @rule_for(aten.select.int)
