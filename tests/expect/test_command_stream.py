@@ -131,8 +131,8 @@ def test_views(bob: Recorded) -> None:
         bob.log(),
         """\
 $2 = aten::t($1)
-$3 = aten::select.int($1)
-$4 = aten::slice.Tensor($1)
+$3 = aten::select.int($1, 0, 1)
+$4 = aten::slice.Tensor($1, 1, 0, 9223372036854775807, 2)
 $5 = aten::view($1)
 $6 = aten::unsqueeze($1)
 $7 = aten::expand($1)
@@ -155,15 +155,14 @@ $3 = aten::add_.Tensor($1, 1)
 $3 = aten::mul_.Tensor($1, $2)
 $3 = aten::clamp_($1, 0, 2)
 $3 = aten::scalar_tensor()
-$4 = aten::select.int($1)
+$4 = aten::select.int($1, 0, 1)
 $5 = aten::copy_($4, $3)
-$5 = aten::slice.Tensor($2)
-$6 = aten::slice.Tensor($1)
-drop $3 $4
+$5 = aten::slice.Tensor($2, 0, 2, 9223372036854775807)
+$6 = aten::slice.Tensor($1, 0, 2, 9223372036854775807)
 $7 = aten::copy_($6, $5)
 $7 = aten::add.out($1, $2, $2)
 $7 = aten::zero_($2)
-drop $5 $6""",
+drop $3 $4 $5 $6""",
     )
 
 
@@ -312,7 +311,6 @@ $63 = aten::addmm($4, $61, $62)
 $64 = aten::_log_softmax($63)
 $65 = aten::nll_loss_forward($64, $6)
 $67 = aten::ones_like($65)
-drop $50 $51 $57 $58 $59 $60 $63
 $68 = aten::nll_loss_backward($67, $64, $6, $66)
 $69 = aten::_log_softmax_backward_data($68, $64)
 $70 = aten::t($62)
@@ -321,7 +319,6 @@ $72 = aten::t($69)
 $73 = aten::mm($72, $61)
 $74 = aten::t($73)
 $75 = aten::sum.dim_IntList($69)
-drop $64 $66 $68 $70 $72
 $76 = aten::view($75)
 $77 = aten::t($74)
 $78 = aten::threshold_backward($71, $61, 0)
@@ -330,13 +327,12 @@ $80 = aten::mm($79, $5)
 $81 = aten::t($80)
 $82 = aten::sum.dim_IntList($78)
 $83 = aten::view($82)
-drop $61 $62 $69 $71 $73 $74 $75 $79
 $84 = aten::t($81)
 $85 = aten::add_.Tensor($1, $84, -0.1)
 $85 = aten::add_.Tensor($2, $83, -0.1)
 $85 = aten::add_.Tensor($3, $77, -0.1)
 $85 = aten::add_.Tensor($4, $76, -0.1)
-drop $65 $67 $78 $80 $81 $82""",
+drop $50 $51 $57 $58 $59 $60 $61 $62 $63 $64 $65 $66 $67 $68 $69 $70 $71 $72 $73 $74 $75 $78 $79 $80 $81 $82""",
     )
 
 

@@ -110,7 +110,7 @@ class Executor:
             real = meta_of(value)
             if real.same_as(meta):
                 continue
-            if program.views or (real.shape, real.dtype, real.conj, real.neg) != (
+            if program.makes_views or (real.shape, real.dtype, real.conj, real.neg) != (
                 meta.shape,
                 meta.dtype,
                 meta.conj,

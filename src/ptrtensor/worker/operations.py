@@ -1,10 +1,11 @@
 """Which operations a worker runs: torch's own, by name, less those that reach beyond tensors [P5.5]."""
 
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
 
-from torch._ops import OpOverload
-
-from ptrtensor._torch.operations import resolve_op
+from ptrtensor._torch.operations import native_kernel, op_arguments, op_returns, resolve_op, type_name, writes
 from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.limits import NAMESPACES
 
@@ -12,8 +13,23 @@ REFUSED: Final = frozenset({"aten::from_file"})
 """It would read the worker's files."""
 
 
-def operation(name: str) -> OpOverload[..., object]:
-    """The operation of that name.
+@dataclass(frozen=True)
+class Operation:
+    """A kernel, and what its schema says: the arguments in order, and for each return whether it is a new result (else
+    the argument that was written to) and whether it is a list.
+    """
+
+    kernel: Callable[..., Any]
+    names: tuple[str, ...] = ()
+    written: frozenset[str] = frozenset()
+    stores: tuple[bool, ...] = ()
+    lists: tuple[bool, ...] = ()
+    makes_views: bool = False
+
+
+@lru_cache(maxsize=4096)
+def operation(name: str) -> Operation:
+    """The operation of that name; the schema is read once.
 
     :raises ProtocolError: it is not one of torch's own.
     :raises UnsupportedOpError: the operation is refused, or this worker's torch has none of that name.
@@ -25,4 +41,12 @@ def operation(name: str) -> OpOverload[..., object]:
     op = resolve_op(name)
     if op is None:
         raise UnsupportedOpError(f"this worker's torch has no operation {name[:80]!r}: the two sides' torch differ")
-    return op
+    arguments, returns = op_arguments(op), op_returns(op)
+    return Operation(
+        kernel=native_kernel(op),
+        names=tuple(argument.name for argument in arguments),
+        written=frozenset(argument.name for argument in arguments if writes(argument)),
+        stores=tuple(not writes(result) for result in returns),
+        lists=tuple(type_name(result).startswith("List[") for result in returns),
+        makes_views=any(result.alias_info is not None and not writes(result) for result in returns),
+    )

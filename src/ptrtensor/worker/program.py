@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ptrtensor._torch.names import DTYPES, LAYOUTS, MEMORY_FORMATS
-from ptrtensor._torch.operations import native_kernel, op_arguments, op_returns, type_name, writes
 from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.instruction import (
     Argument,
@@ -24,7 +23,7 @@ from ptrtensor.wire.instruction import (
     ObjectSlot,
     layout,
 )
-from ptrtensor.worker.operations import operation
+from ptrtensor.worker.operations import Operation, operation
 from ptrtensor.worker.store import Value
 
 Fields = tuple[Any, ...]
@@ -61,22 +60,16 @@ class Program:
         self.settled: int | None = None
         """Once checked: whether it makes one result or none, so that nothing of it need be looked at any more."""
         self._device = device
-        self.kernel: Callable[..., Any]
-        arguments: list[torch.Argument] = []
-        returns: list[torch.Argument] = []
         try:
             op = operation(instruction.op)
-            self.kernel = native_kernel(op)
-            arguments, returns = op_arguments(op), op_returns(op)
         except UnsupportedOpError as error:
-            self.kernel = refusing(error)
-        names = [argument.name for argument in arguments]
-        written = {argument.name for argument in arguments if writes(argument)}
-        self.takes_generator = instruction.draws and "generator" in names
-        self.generator_position = names.index("generator") if self.takes_generator else -1
-        self.stores = [not writes(result) for result in returns]
-        self.views = any(result.alias_info is not None and not writes(result) for result in returns)
-        self.lists = [type_name(result).startswith("List[") for result in returns]
+            op = Operation(refusing(error))
+        self.kernel = op.kernel
+        self.takes_generator = instruction.draws and "generator" in op.names
+        self.generator_position = op.names.index("generator") if self.takes_generator else -1
+        self.stores = op.stores
+        self.lists = op.lists
+        self.makes_views = op.makes_views
 
         self._positional: list[object] = []
         self._keywords: dict[str, object] = {}
@@ -88,10 +81,10 @@ class Program:
         self.written_fields: list[int] = []
         field = 1
         for position, argument in enumerate(instruction.positional):
-            is_written = position < len(names) and names[position] in written
+            is_written = position < len(op.names) and op.names[position] in op.written
             field = self._bind(position, argument, field, is_written)
         for name, argument in instruction.keywords.items():
-            field = self._bind(name, argument, field, name in written)
+            field = self._bind(name, argument, field, name in op.written)
         self.arguments = self._gather()
 
     def _bind(self, place: int | str, argument: Argument, field: int, written: bool) -> int:
@@ -159,8 +152,10 @@ class Program:
         if self._nested or self._named or sorted(slots) != list(range(count)):
             return self._arguments
         objects_first = [place for place, _ in self._objects] == list(range(len(self._objects)))
-        gather = GATHERS.get((len(self._objects), len(self._numbers))) if objects_first else None
-        return self._arguments if gather is None else gather(tuple(self._positional[count:]), self._keywords)
+        gather = GATHERS.get((len(self._objects), bool(self._numbers))) if objects_first else None
+        if gather is None:
+            return self._arguments
+        return gather(1 + count, tuple(self._positional[count:]), self._keywords)
 
     def _arguments(self, fields: Fields, objects: Objects) -> Arguments:
         args = self._positional.copy()
@@ -211,18 +206,23 @@ class Program:
         return f"{self.instruction.op}({', '.join(shown)})"
 
 
-GATHERS: Final[dict[tuple[int, int], Callable[[tuple[object, ...], dict[str, object]], Gather]]] = {
-    (1, 0): lambda rest, named: lambda fields, objects: ((objects[fields[1]], *rest), named),
-    (1, 1): lambda rest, named: lambda fields, objects: ((objects[fields[1]], fields[2], *rest), named),
-    (2, 0): lambda rest, named: lambda fields, objects: ((objects[fields[1]], objects[fields[2]], *rest), named),
-    (3, 0): lambda rest, named: (
+GATHERS: Final[dict[tuple[int, bool], Callable[[int, tuple[object, ...], dict[str, object]], Gather]]] = {
+    (1, False): lambda end, rest, named: lambda fields, objects: ((objects[fields[1]], *rest), named),
+    (1, True): lambda end, rest, named: lambda fields, objects: ((objects[fields[1]], *fields[2:end], *rest), named),
+    (2, False): lambda end, rest, named: (
+        lambda fields, objects: (
+            (objects[fields[1]], objects[fields[2]], *rest),
+            named,
+        )
+    ),
+    (3, False): lambda end, rest, named: (
         lambda fields, objects: (
             (objects[fields[1]], objects[fields[2]], objects[fields[3]], *rest),
             named,
         )
     ),
 }
-"""By the numbers of objects and of other slots after them."""
+"""By the number of objects and whether numbers follow them, up to field `end`."""
 
 
 def refusing(error: UnsupportedOpError) -> Callable[..., object]:
