@@ -46,6 +46,8 @@ def meta_of(tensor: Tensor) -> TensorMeta:
 
 def dense(tensor: Tensor) -> Tensor:
     """The same values without gaps or lazy bits, in the order of memory where that is possible."""
+    if tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg() or tensor._is_zerotensor()):
+        return tensor.detach()
     plain = tensor.detach().resolve_conj().resolve_neg()
     if plain._is_zerotensor():
         plain = plain.clone()  # torch's zeros without memory
@@ -84,6 +86,8 @@ def tensor_of(meta: TensorMeta, payload: memoryview) -> Tensor:
     flat = torch.frombuffer(payload, dtype=dtype)
     if len(payload) < COPIED_BELOW_BYTES:
         flat = flat.clone()
+    if len(meta.shape) == 1 and meta.stride == (1,):
+        return flat
     laid_out = flat.as_strided(meta.shape, meta.stride)
     if not is_dense(laid_out):
         raise ValueError("the values do not fill the payload, each once")

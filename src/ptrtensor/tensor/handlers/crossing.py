@@ -1,5 +1,7 @@
 """Operations that cross: their arguments or results live in different places."""
 
+import sys
+
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
@@ -37,9 +39,22 @@ def to_copy(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap)
         return run(operations[op], args, kwargs, wrap)
     rest = {name: value for name, value in kwargs.items() if name != "device"}
     if device.type != pointer.device.type:
-        return isolated(op, value_of(pointer), **rest, device=device)
+        value = value_of(pointer)
+        if device == value.device and asks_nothing_else(value, rest):
+            return value
+        return isolated(op, value, **rest, device=device)
     there = devices.worker(device)
     return run(operations[op], (pointer_to(value_of(pointer), there, wrap),), rest, wrap)
+
+
+def asks_nothing_else(value: Tensor, options: Kwargs) -> bool:
+    """Whether `_to_copy` with these options would copy this tensor as it is."""
+    return (
+        options.get("dtype") in (None, value.dtype)
+        and options.get("layout") in (None, torch.strided)
+        and options.get("memory_format") in (None, torch.preserve_format)
+        and not options.get("pin_memory")
+    )
 
 
 def copy_(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
@@ -51,12 +66,24 @@ def copy_(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -
         if not isinstance(source, Pointer):
             if source.dim():
                 source = pointer_to(source, target._worker, wrap)
+                if source._meta is target._meta and is_blank(target):
+                    target._reference = source._reference
+                    return target
         elif source._worker is not target._worker:
             source = pointer_to(value_of(source), target._worker, wrap)
         return run(operations[op], (target, source), {}, wrap)
     assert isinstance(source, Pointer)
     isolated(target.copy_, value_of(source))
     return target
+
+
+def is_blank(pointer: Pointer) -> bool:
+    """Whether it was made empty and nothing else stands for the same memory: then a value need not be copied into it.
+
+    `.to(bob.device)` is, for torch, to make an empty tensor there and to copy into it.
+    """
+    alone = sys.getrefcount(pointer._reference) == 2  # the pointer's own, and that of this call
+    return pointer._blank and alone and not pointer._viewed and "_tags" not in pointer.__dict__
 
 
 def copy_from(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
