@@ -63,7 +63,7 @@ def views(place: Place) -> Run:
     def run() -> None:
         value = start
         for _ in range(CHAIN // 4):
-            value = value.t().unsqueeze(0).reshape(8, 8)[:]
+            value = start.t().unsqueeze(0).expand(2, 8, 8)[1]
         value.cpu()
 
     return run
@@ -216,8 +216,8 @@ def growing(place: Place) -> Run:
         with torch.no_grad():
             for _ in range(GROWN):
                 keys[0] = torch.cat([keys[0], token], 1)
-                weights = torch.softmax(query @ keys[0].transpose(1, 2), -1)
-                weights @ keys[0]
+                weights = torch.softmax(torch.bmm(query, keys[0].transpose(1, 2)), -1)
+                torch.bmm(weights, keys[0])
 
     return run
 

@@ -54,13 +54,17 @@ class Outbox:
         with self._order:
             known = self._defined.get(instruction.number)
             if known is not instruction:
-                if known is not None and self._commands:
+                if known is not None and self._uses(instruction.number):
                     return False
                 self._definitions.append(instruction)
                 self._defined[instruction.number] = instruction
             self._failures.issued(self.next, site)
             self._commands.append(command)
             return True
+
+    def _uses(self, number: int) -> bool:
+        mark = NUMBER.pack(number)
+        return any(command.startswith(mark) for command in self._commands)
 
     def take_in_drops(self) -> None:
         """The names of dead references become one command, behind every command that used them."""

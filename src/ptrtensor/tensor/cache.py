@@ -35,6 +35,10 @@ class Template(NamedTuple):
     """Whether it does for many signatures, and so belongs to none of them."""
 
 
+SHARED: Final = 1024
+"""Instructions kept for the calls of one shape."""
+
+
 class Prediction:
     """What an operation will return for arguments of one signature, and the instruction that makes it so.
 
@@ -60,14 +64,15 @@ class Prediction:
 class Cache:
     """The predictions for one worker.
 
-    An entry owns its instruction's number, so the worker's table is bounded too; that of a shared one the cache does.
+    An entry owns its instruction's number, unless many share that; so the worker's table is bounded too. An entry whose
+    number was given away is still right: the worker is told again what it means.
     """
 
     def __init__(self, capacity: int = MAX_INSTRUCTIONS) -> None:
         self.hits = 0
         self.misses = 0
-        self.shared: dict[Key, Template] = {}
         self._entries: OrderedDict[Key, Prediction] = OrderedDict()
+        self._shared: OrderedDict[Key, Template] = OrderedDict()
         self._capacity: Final = capacity
         self._given = 0
         self._free: list[int] = []
@@ -84,6 +89,23 @@ class Cache:
         else:
             self.misses += 1
         return prediction
+
+    def shared(self, shape: Key) -> Template | None:
+        """The instruction for all calls of this shape."""
+        with self._lock:
+            template = self._shared.get(shape)
+            if template is not None:
+                self._shared.move_to_end(shape)
+            return template
+
+    def share(self, shape: Key, template: Template) -> None:
+        with self._lock:
+            displaced = self._shared.get(shape)  # another thread defined the same meanwhile
+            self._shared[shape] = template
+            if len(self._shared) > SHARED:
+                _, displaced = self._shared.popitem(last=False)
+            if displaced is not None:
+                self._free.append(displaced.instruction.number)
 
     def number(self) -> int:
         """A number for a new instruction; without room, that of the entry not used for longest."""

@@ -17,14 +17,13 @@ from ptrtensor._torch.subclass import bump_versions, set_metadata
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import PtrTensorError, UnsupportedOpError
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.cache import Change, Extent, Prediction, Template
-from ptrtensor.tensor.infer import Unpredictable, inferences
+from ptrtensor.tensor.cache import Extent, Prediction
 from ptrtensor.tensor.operation import Args, Kind, Kwargs, Operation, operations
+from ptrtensor.tensor.prediction import predict
 from ptrtensor.tensor.reshaping import check_writes, note_reshaping
-from ptrtensor.tensor.signature import Call, form
+from ptrtensor.tensor.signature import Call
 from ptrtensor.tensor.worker import Worker, call_sites
 from ptrtensor.wire import messages
-from ptrtensor.wire.instruction import Instruction, layout
 from ptrtensor.wire.limits import MAX_RESULTS
 from ptrtensor.wire.metadata import interned
 
@@ -97,36 +96,6 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
             for extent, reference in zip(prediction.fresh, references, strict=True)
         ]
     return returned(operation, args, kwargs, pointers)
-
-
-def predict(worker: Worker, call: Call) -> Prediction:
-    """Infer what will come and define the instruction for it (D6, D8)."""
-    worker.client.check()  # before any lock: in a forked child another thread may have held it
-    operation = call.operation
-    fresh: list[Extent | None] | None = None
-    changes: list[Change] = []
-    try:
-        fresh, changes = inferences[worker.compute_device](operation, call.args, call.kwargs)
-        if changes and not operation.changes_metadata:
-            raise Unpredictable  # an `out` grew: kernels lay it out as they like
-    except Unpredictable:
-        fresh, changes = None, []  # the worker will be asked
-    if len(fresh or ()) > MAX_RESULTS:
-        raise UnsupportedOpError(f"{operation.op} has {len(fresh or ())} results, and {MAX_RESULTS} are the most")
-    only = fresh[0] if fresh and operation.returns_one and not changes else None
-    shape = (operation.number, *map(type, call.args), *call.kwargs)
-    shared = worker.cache.shared.get(shape) if operation.numbers_vary else None
-    if shared is not None:
-        return Prediction(shared, fresh, changes, only)
-    positional, keywords = form(call)
-    expected = None if fresh is None else tuple(None if extent is None else extent.meta for extent in fresh)
-    if operation.numbers_vary:
-        expected = (None,)  # other numbers, other results
-    instruction = Instruction(worker.cache.number(), operation.name, positional, keywords, operation.draws, expected)
-    template = Template(instruction, layout(instruction), operation.numbers_vary)
-    if operation.numbers_vary:
-        worker.cache.shared[shape] = template
-    return Prediction(template, fresh, changes, only)
 
 
 def post(worker: Worker, call: Call, prediction: Prediction, first: int) -> None:

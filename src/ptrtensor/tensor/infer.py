@@ -1,4 +1,4 @@
-"""Inference: the metadata of an operation's results, by a closed form or from torch's fake tensors.
+"""Inference: the metadata of an operation's results, from torch's fake tensors.
 
 The fakes are of the worker's kind of device. `meta` tensors would not do: their kernels have other strides, and other
 shapes for BatchNorm in eval mode, than the CPU's.
@@ -27,7 +27,6 @@ from ptrtensor.locks import process_lock
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.cache import Change, Extent
 from ptrtensor.tensor.operation import Kind, Operation
-from ptrtensor.tensor.rules import closed_form
 from ptrtensor.tensor.uninterrupted import uninterrupted
 from ptrtensor.wire.metadata import TensorMeta
 
@@ -64,15 +63,6 @@ class Inference:
         """
         if operation.returns_scalar or operation.shaped_by_content or operation.only_checks:
             raise Unpredictable
-        known = closed_form(operation, args, kwargs)
-        if known is not None:
-            return [*known], []
-        return self.on_fakes(operation, args, kwargs)
-
-    def on_fakes(
-        self, operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> tuple[list[Extent | None], list[Change]]:
-        """The general way, as above."""
         # Torch's modes do not survive Ctrl-C: struck inside one, the process may even be ended.
         return uninterrupted(lambda: isolated(self._infer, operation, args, kwargs))
 

@@ -62,8 +62,10 @@ RELATIVE_VIEWS: Final = frozenset(
 )
 """Views whose offset is so many elements behind their base's, wherever that begins in its storage."""
 
-VARYING: Final = frozenset({"aten::select.int", "aten::slice.Tensor"})
-"""Views of which a program makes ever new ones, with other numbers each time: one instruction does for all."""
+VARYING: Final = frozenset(
+    {"aten::_unsafe_view", "aten::expand", "aten::select.int", "aten::slice.Tensor", "aten::view"}
+)
+"""What a program calls with other numbers each time: the numbers are fields, so one instruction does for all."""
 
 UNLIKE_FAKES: Final = frozenset(
     {

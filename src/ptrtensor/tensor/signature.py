@@ -32,6 +32,7 @@ from ptrtensor.wire.instruction import (
     NamedConstant,
     ObjectSlot,
 )
+from ptrtensor.wire.metadata import TensorMeta
 
 
 class Marker:
@@ -49,6 +50,7 @@ FALSE: Final = Marker("false")
 INTEGER: Final = Marker("integer")
 FLOAT: Final = Marker("float")
 LIST: Final = Marker("list")
+OBJECT: Final = Marker("object")
 LOCAL: Final = Marker("local")
 GENERATOR: Final = Marker("generator")
 DEVICE: Final = Marker("device")
@@ -124,8 +126,7 @@ class Call:
     def _read_other(self, value: object) -> None:
         key = self.key
         if isinstance(value, list | tuple):
-            key.append(LIST)
-            key.append(len(value))
+            key.append((LIST, len(value)))
             for item in value:
                 self._read(item)
         elif isinstance(value, Tensor):
@@ -177,6 +178,18 @@ class Call:
         names = [id(pointer) for pointer in self.pointers if pointer is not None]
         if len(set(names)) != len(names):
             self.key.append(tuple(names.index(name) for name in names))
+
+    def shape(self) -> tuple[object, ...]:
+        """The key without what only the results depend on: calls of one shape can share an instruction."""
+        number, *parts = self.key
+        numbers_vary = self.operation.numbers_vary
+        return (
+            number,
+            *(
+                OBJECT if type(part) is TensorMeta else INTEGER if numbers_vary and type(part) is int else part
+                for part in parts
+            ),
+        )
 
     def written_places(self) -> list[int]:
         """Which of `pointers` the operation writes to."""

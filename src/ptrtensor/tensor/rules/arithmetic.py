@@ -87,3 +87,20 @@ def reduction(pointer: Pointer, dims: Sequence[int] | None, keepdim: bool = Fals
 def whole_reduction(pointer: Pointer) -> list[Extent] | None:
     meta = same(pointer)
     return None if meta is None else fresh((), meta.dtype)
+
+
+@rule_for(aten.cat.default)
+def cat(pointers: Sequence[Pointer], dim: int = 0) -> list[Extent] | None:
+    """Of up to three dimensions: with more there are two orders of memory, and torch chooses."""
+    metas = [pointer._meta for pointer in pointers if isinstance(pointer, Pointer)]
+    if not metas or len(metas) != len(pointers) or not all(map(is_contiguous, metas)):
+        return None
+    first = metas[0]
+    place = place_of(dim, len(first.shape))
+    others = {
+        (meta.dtype, len(meta.shape), *meta.shape[:place], None, *meta.shape[(place or 0) + 1 :]) for meta in metas
+    }
+    if place is None or len(first.shape) > 3 or len(others) != 1 or first.dtype not in FLOATS:
+        return None
+    total = sum(meta.shape[place] for meta in metas)
+    return fresh((*first.shape[:place], total, *first.shape[place + 1 :]), first.dtype)

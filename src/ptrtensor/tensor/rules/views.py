@@ -146,8 +146,10 @@ def expand(pointer: Pointer, size: Sequence[int]) -> list[Extent] | None:
 
 @rule_for(aten.view.default)
 def view_(pointer: Pointer, size: Sequence[int]) -> list[Extent] | None:
-    shape = reshaped(pointer._meta, size)
-    return None if shape is None else [view(pointer, shape, contiguous(shape))]
+    meta = pointer._meta
+    shape = reshaped(meta, size)
+    stride = None if shape is None else strides_of_view(meta, shape)
+    return None if shape is None or stride is None else [view(pointer, shape, stride)]
 
 
 @rule_for(aten._unsafe_view.default)
@@ -157,12 +159,34 @@ def unsafe_view(pointer: Pointer, size: Sequence[int]) -> list[Extent] | None:
 
 
 def reshaped(meta: TensorMeta, size: Sequence[int]) -> Sizes | None:
-    """The shape that is asked for, of a tensor without gaps and with elements."""
+    """The shape that is asked for, of a tensor with elements."""
     known = math.prod(length for length in size if length != -1)
     unknown = [place for place, length in enumerate(size) if length == -1]
-    if meta.stride != contiguous(meta.shape) or not meta.elements or known <= 0 or len(unknown) > 1:
+    if not meta.elements or known <= 0 or len(unknown) > 1:
         return None
     shape = list(size)
     for place in unknown:
         shape[place] = meta.elements // known
     return tuple(shape) if math.prod(shape) == meta.elements and min(shape, default=1) > 0 else None
+
+
+def strides_of_view(meta: TensorMeta, shape: Sizes) -> Sizes | None:
+    """The strides that show the same memory in another shape, if there are any: computeStride (TensorUtils.cpp)."""
+    if meta.stride == contiguous(meta.shape):
+        return contiguous(shape)
+    strides, place = [1] * len(shape), len(shape) - 1
+    chunk = filled = 1
+    step = meta.stride[-1]
+    for dim in reversed(range(len(meta.shape))):
+        chunk *= meta.shape[dim]
+        if dim and (meta.shape[dim - 1] == 1 or meta.stride[dim - 1] == chunk * step):
+            continue  # the next dimension goes on where this one ends
+        while place >= 0 and (filled < chunk or shape[place] == 1):
+            strides[place] = filled * step
+            filled *= shape[place]
+            place -= 1
+        if filled != chunk:
+            return None
+        chunk = filled = 1
+        step = meta.stride[dim - 1]
+    return tuple(strides) if place == -1 else None
