@@ -103,7 +103,7 @@ def sockets(served: Session) -> Iterator[Transport]:
 
     def run() -> None:
         with theirs, contextlib.suppress(OSError):
-            serve(theirs, served.handle)
+            serve(theirs, served.handle, served.store.objects.__contains__)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

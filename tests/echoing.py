@@ -67,7 +67,7 @@ class EchoWorker:
     def serve(self, sock: socket.socket) -> None:
         with sock:
             try:
-                serve(sock, self.handle)
+                serve(sock, self.handle, self.values.__contains__)
             except Exception as error:
                 self.error = error
 

@@ -49,6 +49,9 @@ FLUSH_BUSY: Final = 32
 FLUSH_IDLE: Final = 8
 """Commands in a batch when the worker waits for some."""
 
+SOON_AFTER: Final = 128
+"""Commands after a wait within which another is to be expected."""
+
 MAX_IN_FLIGHT: Final = 8192
 """Commands posted and not acknowledged; past this the caller blocks."""
 
@@ -69,6 +72,9 @@ class Client:
         self._outbox = Outbox(self.failures)
         self.drops, self.living = self._outbox.drops, self._outbox.living
         self._acknowledged = 0
+        self._waited_at = 0
+        self._most = FLUSH_BUSY
+        """Commands in a batch, at most: few while the caller waits often, since a worker answers between batches."""
         self._numbers = count(1)
         self._awaited: set[int] = set()
         self._replies: dict[int, tuple[Reply, memoryview]] = {}
@@ -96,7 +102,7 @@ class Client:
             self.synchronize()
             return
         waiting = len(self._outbox)
-        if waiting >= FLUSH_BUSY or (waiting % FLUSH_IDLE == 0 and self._worker_is_idle()):
+        if waiting >= self._most or (waiting % FLUSH_IDLE == 0 and self._worker_is_idle()):
             self._flush_unless_busy()
         elif not self._transport.computes_on_sender:
             self._flusher.wake()
@@ -124,6 +130,8 @@ class Client:
         self._wait_for_room()
         with self._writing:
             self._send_batch()
+        if self._outbox.first > self._waited_at + SOON_AFTER:
+            self._most = FLUSH_BUSY
 
     def _flush_unless_busy(self) -> None:
         """While another thread is uploading, commands may pile up; it or the flusher sends them after it.
@@ -165,6 +173,7 @@ class Client:
             self._awaited.add(number)
             self.send(make(number))
             self.waits += 1
+            self._waited_at, self._most = self._outbox.first, FLUSH_IDLE
             self._read_until(lambda: number in self._replies, seconds)
             reply, payload = self._replies.pop(number)
         finally:

@@ -27,10 +27,12 @@ class Reference:
     swallowed: the callback is the `append` of a deque.
     """
 
-    __slots__ = ("__weakref__", "name", "spent")
+    __slots__ = ("__weakref__", "is_settled", "name", "spent")
 
     def __init__(self, holder: Holder, name: int) -> None:
         self.name = name
+        self.is_settled = False
+        """Whether the value has memory of its own that no command sent so far has shared or written to."""
         self.spent: str | None = None
         """Set by get() and move(): what took the value away, and where."""
         drop = Drop(self, holder.drops.append)

@@ -18,8 +18,6 @@ class Pointer(Tensor):
     _worker: Worker
     _reference: Reference
     _meta: TensorMeta
-    _blank: bool = False
-    """Whether it was made by `torch.empty`, with memory of its own."""
     _viewed: bool = False
     """Whether a view of it was ever made."""
     _reshaped: bool = False

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ptrtensor._torch.memory import is_dense, offset_of
 from ptrtensor.tensor.base import Pointer
 
-OWN_STATE: Final = frozenset({"_worker", "_reference", "_meta", "_blank", "_viewed", "_reshaped", "_id", "_is_param"})
+OWN_STATE: Final = frozenset({"_worker", "_reference", "_meta", "_viewed", "_reshaped", "_id", "_is_param"})
 """What belongs to one pointer and not to its copy."""
 
 

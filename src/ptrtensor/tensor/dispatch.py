@@ -58,11 +58,14 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
     if prediction is None:
         prediction = predict(worker, call)
         worker.cache.add(key, prediction)
+    if operation.writes or operation.shares_memory:
+        unsettle(call)
     if prediction.fresh is None:
         return ask(worker, call, prediction, wrap)
     if prediction.only is not None:
         # Made before the command is posted: interrupted in between, it dies and the worker forgets the name.
         reference = Reference(worker.client, worker.client.reserve())
+        reference.is_settled = not operation.shares_memory
         post(worker, call, prediction, reference.name)
         meta, offset = prediction.only
         base = call.pointers[0] if operation.is_view else None
@@ -80,6 +83,8 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
     names = len(prediction.fresh)
     first = worker.client.reserve(names)
     references = [Reference(worker.client, first + place) for place in range(names)]
+    for reference in references:
+        reference.is_settled = not operation.shares_memory
     post(worker, call, prediction, first)
     if operation.writes_lists:
         written = (call.pointers[place] for place in call.written_places())
@@ -112,6 +117,17 @@ def post(worker: Worker, call: Call, prediction: Prediction, first: int) -> None
     instruction = template.instruction
     command = template.layout.pack(instruction.number, *fields, first)
     worker.client.post(instruction, command, call_sites.current())
+
+
+def unsettle(call: Call) -> None:
+    """From now on a command may change these values, by themselves or through what shares their memory."""
+    places = call.written_places()
+    if call.operation.shares_memory:
+        places.append(0)
+    for place in places:
+        pointer = call.pointers[place]
+        if pointer is not None:
+            pointer._reference.is_settled = False
 
 
 def ask(worker: Worker, call: Call, prediction: Prediction, wrap: Wrap) -> object:

@@ -10,7 +10,7 @@ from torch._ops import OpOverload
 from ptrtensor._torch.kernels import kernel_library, register_kernel
 from ptrtensor._torch.operations import factory_ops, kept_whole, op_name
 from ptrtensor.errors import UnsupportedOpError
-from ptrtensor.tensor.base import Pointer, Wrap
+from ptrtensor.tensor.base import Wrap
 from ptrtensor.tensor.device import check_device_type
 from ptrtensor.tensor.dispatch import dispatch, run
 from ptrtensor.tensor.operation import operations
@@ -18,8 +18,6 @@ from ptrtensor.tensor.worker import devices
 
 DISREGARDED: Final = frozenset({"pin_memory"})
 """Arguments that concern main memory only."""
-
-EMPTY: Final = (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_strided.default)
 
 
 class Factories:
@@ -44,9 +42,7 @@ def factory(op: OpOverload[..., object], wrap: Wrap) -> Callable[..., Tensor]:
             raise UnsupportedOpError(f"{op_name(op)} was called for a worker without naming its device")
         given = {name: value for name, value in kwargs.items() if name not in DISREGARDED}
         made = run(operations[op], args, given, wrap, devices.worker(device))
-        assert isinstance(made, Pointer)
-        if op in EMPTY:
-            made._blank = True
+        assert isinstance(made, Tensor)
         return made
 
     return kernel

@@ -149,6 +149,7 @@ class Operation:
             self.kinds.append(kind)
             self.written_arguments.append(argument)
         self.is_view = any(result.alias_info is not None and not writes(result) for result in op_returns(op))
+        self.shares_memory = self.is_view or packet == "aten::_unsafe_view"
         self.changes_metadata = has_tag(op, "inplace_view")
         names = {given.name for given in arguments}
         self.is_relative = self.is_view and self.name in RELATIVE_VIEWS
@@ -157,6 +158,7 @@ class Operation:
         self.numbers_vary = self.name in VARYING
         self.written_positions = [position for position, given in enumerate(arguments) if writes(given)]
         self.written_keywords = [given.name for given in arguments if writes(given)]
+        self.writes = bool(self.written_positions or self.written_keywords)
         self.decomposes = decomposes(op)
         self.writes_lists = any(writes(given) and type_name(given).startswith("List[") for given in arguments)
         self.argument_names = [given.name for given in arguments]

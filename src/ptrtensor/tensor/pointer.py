@@ -139,6 +139,7 @@ class PointerTensor(Pointer):
 
     def _annotate(self, tags: tuple[str, ...], description: str) -> Self:
         check_usable(self)
+        self._reference.is_settled = False  # whoever finds it by its tags shares its memory
         self._worker.client.send(Annotate(self._reference.name, tags, description))
         self.__dict__.update(_tags=tags, _description=description)
         return self

@@ -182,7 +182,9 @@ class Worker(ABC):
         return isolated(tensor_of, value.meta, payload)
 
     def fetch_value(self, reference: Reference) -> tuple[messages.Value, memoryview]:
-        return self.client.request(lambda number: messages.Fetch(number, reference.name), messages.Value)
+        return self.client.request(
+            lambda number: messages.Fetch(number, reference.name, reference.is_settled), messages.Value
+        )
 
     def read_generator(self) -> Tensor | None:
         if not self._sequential:

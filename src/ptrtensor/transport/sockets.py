@@ -8,13 +8,15 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
-from ptrtensor.errors import PtrTensorError, WorkerLostError
+from ptrtensor.errors import ProtocolError, PtrTensorError, WorkerLostError
 from ptrtensor.transport.base import Handler
 from ptrtensor.wire.connection import (
     Buffer,
     Connection,
+    Event,
     Incoming,
     client_connection,
     encode,
@@ -29,6 +31,9 @@ LOOK_AGAIN_SECONDS: Final = 0.02
 
 SPIN_SECONDS: Final = 200e-6 if (os.cpu_count() or 1) > 1 else 0.0
 """How long both ends go on looking before they sleep."""
+
+LOOKED_AHEAD: Final = 64
+"""Messages among which one that may be answered early is looked for."""
 
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 ADDRESS: Final = re.compile(r"(?:\[([^\[\]\s]*:[^\[\]\s]*)\]|([^\[\]:\s]+)):([0-9]{1,9})")
@@ -226,8 +231,8 @@ class SocketTransport:
         )
 
 
-def serve(sock: socket.socket, handle: Handler) -> None:
-    """A worker's end: answer messages on this socket until the client closes it.
+def serve(sock: socket.socket, handle: Handler, has_value: Callable[[int], bool]) -> None:
+    """A worker's end: answer messages on this socket until the client closes it. `has_value` is asked for names.
 
     :raises ProtocolError: the client broke the protocol; it has been told, the caller closes the socket.
     :raises OSError: the connection broke.
@@ -243,13 +248,29 @@ def serve(sock: socket.socket, handle: Handler) -> None:
             return
         finally:
             while connection.events:
-                event = connection.events.popleft()
+                event = next_event(stream, connection, has_value)
                 for reply, payload in handle(event.message, event.payload):
                     stream.enqueue(encode(reply, payload))
                 if isinstance(event.message, Batch) and connection.events and is_quick(connection.events[0].message):
                     continue  # one system call for the acknowledgement and the answer
                 while not stream.write():
                     stream.wait(readable=False, writable=True)
+
+
+def next_event(
+    stream: Stream, connection: Connection[ClientMessage], has_value: Callable[[int], bool]
+) -> Event[ClientMessage]:
+    """The oldest, or one that may overtake it [P7.1]."""
+    events = connection.events
+    if isinstance(events[0].message, Batch):
+        if len(events) < LOOKED_AHEAD:
+            with contextlib.suppress(EOFError, ProtocolError):  # they come again when all is done
+                stream.read(connection)
+        for place, event in enumerate(events):
+            if isinstance(event.message, Fetch) and event.message.early and has_value(event.message.name):
+                del events[place]
+                return event
+    return events.popleft()
 
 
 def is_quick(message: ClientMessage) -> bool:

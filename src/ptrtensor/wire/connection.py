@@ -109,7 +109,7 @@ class Connection(Generic[Incoming]):
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[Incoming]) -> None:
         self._opening: Incoming | None = None
-        self._failed = False
+        self._failure: ProtocolError | None = None
         self.events: deque[Event[Incoming]] = deque()
         self.arrived: list[int] = []
         self._decoder = decoder
@@ -121,7 +121,7 @@ class Connection(Generic[Incoming]):
 
     @property
     def state(self) -> State:
-        if self._failed:
+        if self._failure is not None:
             return State.FAILED
         return State.HANDSHAKE if self._opening is None else State.OPEN
 
@@ -147,8 +147,8 @@ class Connection(Generic[Incoming]):
         try:
             while self._step():
                 pass
-        except ProtocolError:
-            self._failed = True
+        except ProtocolError as error:
+            self._failure = error
             raise
 
     def receive_data(self, data: Buffer) -> None:
@@ -228,8 +228,8 @@ class Connection(Generic[Incoming]):
     # --- the rules
 
     def _check_alive(self) -> None:
-        if self._failed:
-            raise ProtocolError("the connection was given up after an earlier error of the peer")
+        if self._failure is not None:
+            raise type(self._failure)(*self._failure.args)
 
     def _check_header(self, magic: bytes, version: int, message_bytes: int, payload_bytes: int) -> None:
         """[P2.2], [P3.1]: before anything is reserved or decoded."""

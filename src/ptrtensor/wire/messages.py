@@ -63,8 +63,11 @@ class Put(msgspec.Struct, frozen=True, tag=True):
 
 
 class Fetch(msgspec.Struct, frozen=True, tag=True):
+    """`early`: no command changes the value any more, so it may be answered before those that wait [P7.1]."""
+
     request: int
     name: int
+    early: bool = False
 
 
 class Describe(msgspec.Struct, frozen=True, tag=True):

@@ -73,7 +73,8 @@ def run_child(fd: int | None, connect: str | None, identity: Identity, compute_d
     except PtrTensorError as error:
         serve_connection(sock, refusing(str(error)))  # the starter shows it
         return 1
-    serve_connection(sock, Gate(Session(identity, compute_device), threading.Lock(), token=token).handle)
+    gate = Gate(Session(identity, compute_device), threading.Lock(), token=token)
+    serve_connection(sock, gate.handle, gate.has_value)
     return 0
 
 

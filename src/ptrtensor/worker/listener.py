@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -34,13 +35,18 @@ class Gate:
         with self._turn:
             return self._session.handle(message, payload)
 
+    def has_value(self, name: int) -> bool:
+        return name in self._session.store.objects
+
 
 def refusing(reason: str) -> Handler:
     """In a session's place: tells the client why it cannot be served."""
     return lambda message, payload: [(Refused(reason), None)]
 
 
-def serve_connection(sock: socket.socket, serving: Handler) -> None:
+def serve_connection(
+    sock: socket.socket, serving: Handler, has_value: Callable[[int], bool] = lambda name: False
+) -> None:
     """Serve one client until it leaves, is refused or breaks a rule; the socket is closed after it."""
 
     def handle(message: ClientMessage, payload: memoryview) -> list[tuple[WorkerMessage, Buffer | None]]:
@@ -51,7 +57,7 @@ def serve_connection(sock: socket.socket, serving: Handler) -> None:
 
     with sock, contextlib.suppress(OSError):
         try:
-            serve(sock, handle)
+            serve(sock, handle, has_value)
         except RefusedError as refusal:
             refuse(sock, refusal.reply)
         except ProtocolError as error:
@@ -115,4 +121,5 @@ def serve_forever(listener: socket.socket, identity: Identity, compute_device: s
 
 def start_serving(sock: socket.socket, session: Session, turn: threading.Lock) -> None:
     """In a thread, which alone holds the session: what a client leaves behind is freed with it."""
-    threading.Thread(target=serve_connection, args=(sock, Gate(session, turn, token="").handle), daemon=True).start()
+    gate = Gate(session, turn, token="")
+    threading.Thread(target=serve_connection, args=(sock, gate.handle, gate.has_value), daemon=True).start()

@@ -75,7 +75,7 @@ class Program:
         self._keywords: dict[str, object] = {}
         self._objects: list[tuple[int, int]] = []
         self._numbers: list[tuple[int, int]] = []
-        self._nested: list[tuple[int | str, Items, int]] = []
+        self._lists: list[tuple[int | str, Callable[[Fields, Objects], list[Any]]]] = []
         self._named: list[tuple[str, Leaf, int]] = []
         self.object_fields: list[int] = []
         self.written_fields: list[int] = []
@@ -105,7 +105,7 @@ class Program:
                 if not isinstance(leaf, SLOTS):
                     self._constant(leaf)
             if count:
-                self._nested.append((place, argument, field))
+                self._lists.append((place, self._gather_list(argument, field)))
             else:
                 value = [self._constant(leaf) for leaf in argument.items]
         elif not isinstance(argument, SLOTS):
@@ -149,7 +149,7 @@ class Program:
         """How to get the call's arguments; in few steps where the slots come first, as they mostly do."""
         slots = [place for place, _ in (*self._objects, *self._numbers)]
         count = len(slots)
-        if self._nested or self._named or sorted(slots) != list(range(count)):
+        if self._named or self._lists or sorted(slots) != list(range(count)):
             return self._arguments
         objects_first = [place for place, _ in self._objects] == list(range(len(self._objects)))
         gather = GATHERS.get((len(self._objects), bool(self._numbers))) if objects_first else None
@@ -163,25 +163,40 @@ class Program:
             args[position] = objects[fields[field]]
         for position, field in self._numbers:
             args[position] = fields[field]
-        if not self._nested and not self._named:
+        if not self._lists and not self._named:
             return args, self._keywords
         kwargs = self._keywords.copy()
         for name, leaf, field in self._named:
             kwargs[name] = objects[int(fields[field])] if isinstance(leaf, ObjectSlot) else fields[field]
-        for place, items, first in self._nested:
-            values: list[object] = []
-            field = first
-            for leaf in items.items:
-                if not isinstance(leaf, SLOTS):
-                    values.append(self._constant(leaf))
-                    continue
-                values.append(objects[int(fields[field])] if isinstance(leaf, ObjectSlot) else fields[field])
-                field += 1
+        for place, gather in self._lists:
             if isinstance(place, str):
-                kwargs[place] = values
+                kwargs[place] = gather(fields, objects)
             else:
-                args[place] = values
+                args[place] = gather(fields, objects)
         return args, kwargs
+
+    def _gather_list(self, items: Items, first: int) -> Callable[[Fields, Objects], list[Any]]:
+        """How to get a list with slots in it, whose fields begin at `first`."""
+        end = first + len(items.items)
+        kinds = set(map(type, items.items))
+        if kinds == {ObjectSlot}:
+            return lambda fields, objects: [objects[name] for name in fields[first:end]]
+        if kinds <= {IntegerSlot, FloatSlot}:
+            return lambda fields, objects: [*fields[first:end]]
+        constants = [None if isinstance(leaf, SLOTS) else self._constant(leaf) for leaf in items.items]
+
+        def gather(fields: Fields, objects: Objects) -> list[Any]:
+            following = iter(fields[first:])
+            return [
+                objects[next(following)]
+                if isinstance(leaf, ObjectSlot)
+                else next(following)
+                if isinstance(leaf, SLOTS)
+                else constant
+                for leaf, constant in zip(items.items, constants, strict=True)
+            ]
+
+        return gather
 
     def results(self, returned: Any) -> list[Value | None]:
         """The fresh results in the order of their names: what is written to is the caller's already [P5.2].

@@ -110,3 +110,13 @@ def test_names_die_in_another_thread(outbox: Outbox) -> None:
     finally:
         over.set()
         thread.join(20)
+
+
+def test_a_number_may_change_its_meaning_where_no_command_waits_with_the_old_one(outbox: Outbox) -> None:
+    other, again = Instruction(2, "aten::abs", (), {}, False, ()), Instruction(1, "aten::cos", (), {}, False, ())
+    outbox.join(NEG, COMMAND, here())
+    outbox.sent(outbox.batch()[0])
+    assert outbox.join(other, layout(other).pack(2, 0), here())
+    assert outbox.join(again, layout(again).pack(1, 0), here())
+    assert outbox.batch()[0].definitions == [other, again]
+    assert not outbox.join(NEG, COMMAND, here())

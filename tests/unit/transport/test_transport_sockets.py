@@ -255,7 +255,7 @@ def test_a_worker_that_refuses_is_heard_whatever_else_was_sent(
     def refusing() -> None:
         with theirs, contextlib.suppress(OSError):
             try:
-                serve(theirs, EchoWorker().handle)
+                serve(theirs, EchoWorker().handle, bool)
             except ProtocolError as error:
                 refuse(theirs, Refused(str(error)))
 
@@ -342,7 +342,7 @@ def test_what_came_before_an_offence_is_answered(pair: tuple[socket.socket, sock
     mine.sendall(frame(HELLO) + frame(Synchronize(5)) + b"x" * 16)
     worker = EchoWorker()
     with pytest.raises(ProtocolError, match="wrong first bytes"):
-        serve(theirs, worker.handle)
+        serve(theirs, worker.handle, bool)
     theirs.close()
     transport = SocketTransport(mine, "worker echo")
     answers = [next_event(transport)[0] for _ in range(3)]

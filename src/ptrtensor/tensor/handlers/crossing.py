@@ -66,7 +66,7 @@ def copy_(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -
         if not isinstance(source, Pointer):
             if source.dim():
                 source = pointer_to(source, target._worker, wrap)
-                if source._meta is target._meta and is_blank(target):
+                if source._meta is target._meta and is_alone(target):
                     target._reference = source._reference
                     return target
         elif source._worker is not target._worker:
@@ -77,13 +77,13 @@ def copy_(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -
     return target
 
 
-def is_blank(pointer: Pointer) -> bool:
-    """Whether it was made empty and nothing else stands for the same memory: then a value need not be copied into it.
+def is_alone(pointer: Pointer) -> bool:
+    """Whether nothing else stands for its memory: a value that fills it can then take its place instead.
 
     `.to(bob.device)` is, for torch, to make an empty tensor there and to copy into it.
     """
-    alone = sys.getrefcount(pointer._reference) == 2  # the pointer's own, and that of this call
-    return pointer._blank and alone and not pointer._viewed and "_tags" not in pointer.__dict__
+    reference = pointer._reference
+    return reference.is_settled and sys.getrefcount(reference) == 3  # the pointer's, this name's, and the call's
 
 
 def copy_from(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
@@ -134,6 +134,7 @@ def set_source(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wr
     target, source = args[:2]
     if not (isinstance(target, Pointer) and isinstance(source, Pointer)):
         raise WorkerMismatchError("set_() got a pointer and a local tensor: send() the local one first")
+    source._reference.is_settled = False
     return run(operations[op], args, kwargs, wrap)
 
 
