@@ -3,7 +3,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance coverage-table check lint types clean
+.PHONY: help demo test conformance coverage-table bench bench-peers bench-docs check lint types clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -20,18 +20,32 @@ conformance: .venv/installed ## all samples of torch's databases on both kinds o
 coverage-table: .venv/installed ## docs/reference/coverage.md from the results of `make conformance`
 	.venv/bin/python tests/conformance/coverage_table.py build/conformance.json docs/reference/coverage.md
 
+bench: .venv/installed ## the same workloads on local torch, ptrtensor and what else is installed (a few minutes)
+	.venv/bin/python -m benchmarks build/benchmarks.json
+
+bench-peers: ## install the systems that `make bench` compares with, each in an environment of its own
+	for peer in rgpu ray; do \
+	    $(PYTHON) -m venv build/peers/$$peer && \
+	    build/peers/$$peer/bin/pip install -r benchmarks/peers/$$peer.txt && \
+	    { [ ! -f benchmarks/peers/$$peer-alone.txt ] || \
+	      build/peers/$$peer/bin/pip install --no-deps -r benchmarks/peers/$$peer-alone.txt; } || exit 1; \
+	done
+
+bench-docs: .venv/installed ## the tables and plots of docs/explanation/performance.md from the results of `make bench`
+	.venv/bin/python -m benchmarks.pages build/benchmarks.json docs/explanation
+
 check: lint types test ## everything that must pass before a commit
 
 lint: .venv/installed ## ruff: rules and format
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 
-types: .venv/installed ## mypy --strict on src, tests and examples
+types: .venv/installed ## mypy --strict on src, tests, examples and benchmarks
 	.venv/bin/mypy
 
 clean: ## remove .venv, caches and build results
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
-	find src tests examples typings -name __pycache__ -prune -exec rm -rf {} +
+	find src tests examples benchmarks typings -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

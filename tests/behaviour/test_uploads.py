@@ -58,6 +58,13 @@ def test_whoever_shares_it_afterwards_too(worker: pt.Worker, how: str) -> None:
     assert torch.equal(other.cpu(), VALUE + 1)
 
 
+def test_a_spent_pointer_stays_spent(worker: pt.Worker) -> None:
+    pointer = empty(worker)
+    pointer.get()
+    with pytest.raises(pt.SpentPointerError):
+        pointer.copy_(VALUE)
+
+
 def test_what_has_tags_keeps_its_name(worker: pt.Worker) -> None:
     pointer = empty(worker).tag("#x")
     name = name_of(pointer)

@@ -83,7 +83,9 @@ def is_alone(pointer: Pointer) -> bool:
     `.to(bob.device)` is, for torch, to make an empty tensor there and to copy into it.
     """
     reference = pointer._reference
-    return reference.is_settled and sys.getrefcount(reference) == 3  # the pointer's, this name's, and the call's
+    return (
+        reference.is_settled and reference.spent is None and sys.getrefcount(reference) == 3
+    )  # the pointer's, this name's, and the call's
 
 
 def copy_from(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
