@@ -1,5 +1,7 @@
 """`.to(worker.device)` makes an empty tensor and copies into it: the value takes its place, where nobody can tell."""
 
+import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -36,6 +38,7 @@ SHARED: dict[str, Callable[[Tensor], Tensor]] = {
     "detached": lambda pointer: pointer.detach(),
     "its data": lambda pointer: pointer.data,
     "a view": lambda pointer: pointer[:],
+    "a part that is no view by its schema": lambda pointer: torch.unsafe_chunk(pointer, 1)[0],
     "the same by set_": lambda pointer: torch.empty(0, device=pointer.device).set_(pointer),  # type: ignore[call-overload]
 }
 
@@ -56,6 +59,41 @@ def test_whoever_shares_it_afterwards_too(worker: pt.Worker, how: str) -> None:
     other = SHARED[how](pointer)
     pointer.copy_(VALUE + 1)
     assert torch.equal(other.cpu(), VALUE + 1)
+
+
+def test_what_was_fetched_can_be_resized(worker: pt.Worker) -> None:
+    large = torch.zeros(400_000, device=worker.device)
+    assert large.cpu().resize_(800_000).shape == (800_000,)
+
+
+def test_threads_that_use_it_meanwhile(worker: pt.Worker) -> None:
+    """They get whatever is there, and no error of a name that is gone."""
+    shared, over = [torch.empty(4, device=worker.device).zero_()], threading.Event()
+    errors: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            while not over.is_set():
+                (shared[0] * 2 + 1).tolist()
+        except BaseException as error:
+            errors.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for reader in readers:
+            reader.start()
+        for number in range(300):
+            target = torch.empty(4, device=worker.device)
+            shared[0] = target
+            target.copy_(torch.full((4,), float(number)))
+    finally:
+        sys.setswitchinterval(interval)
+        over.set()
+        for reader in readers:
+            reader.join()
+    assert not errors
 
 
 def test_a_spent_pointer_stays_spent(worker: pt.Worker) -> None:

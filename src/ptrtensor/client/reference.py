@@ -32,7 +32,7 @@ class Reference:
     def __init__(self, holder: Holder, name: int) -> None:
         self.name = name
         self.is_settled = False
-        """Whether the value has memory of its own that no command sent so far has shared or written to."""
+        """Whether the value is known to have memory of its own that no command so far has shared or written to."""
         self.spent: str | None = None
         """Set by get() and move(): what took the value away, and where."""
         drop = Drop(self, holder.drops.append)

@@ -15,7 +15,7 @@ from ptrtensor._torch.kernels import chooses_flash_attention, kernel_library, re
 from ptrtensor._torch.operations import decompose
 from ptrtensor._torch.state import isolated
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.operation import Args, Kwargs, handlers
+from ptrtensor.tensor.operation import Args, Kwargs, operations
 
 WHOLE: Final = torch.ops.aten.scaled_dot_product_attention.default
 FLASH: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -70,6 +70,6 @@ def whole(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -
     return attend(*args, **kwargs)
 
 
-handlers[WHOLE] = whole
+operations[WHOLE].handler = whole
 kernels: Final = kernel_library()
 register_autograd_kernel(kernels, WHOLE, attention)

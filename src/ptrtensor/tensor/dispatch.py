@@ -25,7 +25,7 @@ from ptrtensor.tensor.signature import Call
 from ptrtensor.tensor.worker import Worker, call_sites
 from ptrtensor.wire import messages
 from ptrtensor.wire.limits import MAX_RESULTS
-from ptrtensor.wire.metadata import interned
+from ptrtensor.wire.metadata import TensorMeta, interned
 
 ALIAS: Final = torch.ops.aten.alias.default
 
@@ -65,9 +65,9 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
     if prediction.only is not None:
         # Made before the command is posted: interrupted in between, it dies and the worker forgets the name.
         reference = Reference(worker.client, worker.client.reserve())
-        reference.is_settled = not operation.shares_memory
-        post(worker, call, prediction, reference.name)
         meta, offset = prediction.only
+        reference.is_settled = can_settle(operation, meta)
+        post(worker, call, prediction, reference.name)
         base = call.pointers[0] if operation.is_view else None
         if base is None:
             return wrap(worker, reference, meta, offset)
@@ -83,8 +83,8 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
     names = len(prediction.fresh)
     first = worker.client.reserve(names)
     references = [Reference(worker.client, first + place) for place in range(names)]
-    for reference in references:
-        reference.is_settled = not operation.shares_memory
+    for extent, reference in zip(prediction.fresh, references, strict=True):
+        reference.is_settled = extent is not None and can_settle(operation, extent.meta)
     post(worker, call, prediction, first)
     if operation.writes_lists:
         written = (call.pointers[place] for place in call.written_places())
@@ -117,6 +117,13 @@ def post(worker: Worker, call: Call, prediction: Prediction, first: int) -> None
     instruction = template.instruction
     command = template.layout.pack(instruction.number, *fields, first)
     worker.client.post(instruction, command, call_sites.current())
+
+
+def can_settle(operation: Operation, meta: TensorMeta) -> bool:
+    """Numbers, such as a loss, and memory without values yet. Nothing larger: some operations change an argument,
+    statistics of a batch norm for instance, and their schemas do not say so.
+    """
+    return (not meta.shape or operation.makes_empty) and not operation.shares_memory
 
 
 def unsettle(call: Call) -> None:

@@ -67,6 +67,9 @@ VARYING: Final = frozenset(
 )
 """What a program calls with other numbers each time: the numbers are fields, so one instruction does for all."""
 
+UNDECLARED_VIEWS: Final = frozenset({"aten::_unsafe_view", "aten::unsafe_split", "aten::unsafe_split_with_sizes"})
+"""Operations whose results share memory with their argument, though their schemas do not say so."""
+
 UNLIKE_FAKES: Final = frozenset(
     {
         "aten::_embedding_bag",
@@ -96,8 +99,7 @@ Args = tuple[object, ...]
 Kwargs = dict[str, object]
 
 Handler = Callable[[OpOverload[..., object], Args, Kwargs, Wrap], object]
-handlers: Final[dict[OpOverload[..., object], Handler]] = {}
-"""Operations that do not go the general way; filled by the modules of `handlers`."""
+"""What an operation does that does not go the general way; the modules of `handlers` enter theirs."""
 
 
 class Kind(enum.Enum):
@@ -149,7 +151,8 @@ class Operation:
             self.kinds.append(kind)
             self.written_arguments.append(argument)
         self.is_view = any(result.alias_info is not None and not writes(result) for result in op_returns(op))
-        self.shares_memory = self.is_view or packet == "aten::_unsafe_view"
+        self.shares_memory = self.is_view or packet in UNDECLARED_VIEWS
+        self.makes_empty = packet in ("aten::empty", "aten::empty_strided")
         self.changes_metadata = has_tag(op, "inplace_view")
         names = {given.name for given in arguments}
         self.is_relative = self.is_view and self.name in RELATIVE_VIEWS
@@ -166,7 +169,7 @@ class Operation:
         self.returns_one = self.kinds == [Kind.FRESH]
         self.only_checks = not self.kinds and not self.written_keywords
         """It returns and writes nothing, so no value hangs on it: whether it failed must be asked."""
-        self.handler = handlers.get(op)
+        self.handler: Handler | None = None
 
 
 class Operations:

@@ -15,6 +15,7 @@ from ptrtensor._torch.memory import meta_of, offset_of
 from ptrtensor._torch.names import DTYPE_NAMES, LAYOUT_NAMES, MEMORY_FORMAT_NAMES
 from ptrtensor._torch.randomness import draw_seed
 from ptrtensor._torch.state import in_backward
+from ptrtensor.client.reference import Reference
 from ptrtensor.errors import SpentPointerError, UnsupportedOpError
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.mismatch import foreign_device, local_tensor, two_workers
@@ -64,7 +65,18 @@ _double: Final = struct.Struct("<d").pack
 class Call:
     """One call as its signature sees it."""
 
-    __slots__ = ("args", "fields", "generator", "key", "kwargs", "locals", "operation", "pointers", "worker")
+    __slots__ = (
+        "args",
+        "fields",
+        "generator",
+        "key",
+        "kwargs",
+        "locals",
+        "operation",
+        "pointers",
+        "references",
+        "worker",
+    )
 
     def __init__(self, operation: Operation, args: Args, kwargs: Kwargs, worker: Worker | None) -> None:
         self.operation = operation
@@ -74,6 +86,8 @@ class Call:
         self.key: list[object] = [operation.number]
         self.fields: list[int | float] = []
         self.pointers: list[Pointer | None] = []
+        self.references: list[Reference] = []
+        """Held until the command is posted, whatever another thread makes of the pointers meanwhile."""
         self.locals: list[tuple[int, Tensor]] = []
         self.generator: torch.Generator | None = None
         for value in args:
@@ -95,6 +109,7 @@ class Call:
             if reference.spent is not None:
                 check_usable(value)
             key.append(value._meta)
+            self.references.append(reference)
             self.fields.append(reference.name)
             self.pointers.append(value)
             if self.operation.offset_matters:

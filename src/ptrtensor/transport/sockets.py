@@ -22,7 +22,7 @@ from ptrtensor.wire.connection import (
     encode,
     worker_connection,
 )
-from ptrtensor.wire.messages import Batch, ClientMessage, Describe, Fetch, Refused, Synchronize, WorkerMessage
+from ptrtensor.wire.messages import Batch, ClientMessage, Describe, Fetch, Put, Refused, Synchronize, WorkerMessage
 
 SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 CONNECT_SECONDS: Final = 10.0
@@ -263,7 +263,7 @@ def next_event(
     """The oldest, or one that may overtake it [P7.1]."""
     events = connection.events
     if isinstance(events[0].message, Batch):
-        if len(events) < LOOKED_AHEAD:
+        if len(events) < LOOKED_AHEAD and not any(isinstance(event.message, Put) for event in events):
             with contextlib.suppress(EOFError, ProtocolError):  # they come again when all is done
                 stream.read(connection)
         for place, event in enumerate(events):

@@ -9,7 +9,7 @@ from torch._ops import OpOverload
 
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.dispatch import run
-from ptrtensor.tensor.operation import Args, Kwargs, handlers, operations
+from ptrtensor.tensor.operation import Args, Kwargs, operations
 
 aten = torch.ops.aten
 
@@ -30,4 +30,4 @@ def to(value: object, dtype: torch.dtype, wrap: Wrap) -> object:
     return run(operations[aten._to_copy.default], (value,), {"dtype": dtype}, wrap)
 
 
-handlers[aten.histc.default] = histc
+operations[aten.histc.default].handler = histc

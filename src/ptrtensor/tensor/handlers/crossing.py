@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from ptrtensor._torch.memory import COPIED_BELOW_BYTES
 from ptrtensor._torch.names import DTYPES
 from ptrtensor._torch.state import isolated
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.dispatch import run
 from ptrtensor.tensor.marks import settle
-from ptrtensor.tensor.operation import Args, Kwargs, handlers, operations
+from ptrtensor.tensor.operation import Args, Kwargs, operations
 from ptrtensor.tensor.signature import check_usable
 from ptrtensor.tensor.worker import Worker, devices
 
@@ -48,9 +49,13 @@ def to_copy(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap)
 
 
 def asks_nothing_else(value: Tensor, options: Kwargs) -> bool:
-    """Whether `_to_copy` with these options would copy this tensor as it is."""
+    """Whether `_to_copy` with these options would copy this tensor as it is.
+
+    A large one is copied all the same: the memory that it was received into cannot be resized.
+    """
     return (
-        options.get("dtype") in (None, value.dtype)
+        value.nbytes < COPIED_BELOW_BYTES
+        and options.get("dtype") in (None, value.dtype)
         and options.get("layout") in (None, torch.strided)
         and options.get("memory_format") in (None, torch.preserve_format)
         and not options.get("pin_memory")
@@ -140,15 +145,15 @@ def set_source(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wr
     return run(operations[op], args, kwargs, wrap)
 
 
-handlers[aten._to_copy.default] = to_copy
-handlers[aten.copy_.default] = copy_
-handlers[aten._copy_from.default] = copy_from
-handlers[aten._local_scalar_dense.default] = local_scalar_dense
-handlers[aten.set_.source_Tensor] = set_source
-handlers[aten._pack_padded_sequence.default] = pack_padded_sequence
+operations[aten._to_copy.default].handler = to_copy
+operations[aten.copy_.default].handler = copy_
+operations[aten._copy_from.default].handler = copy_from
+operations[aten._local_scalar_dense.default].handler = local_scalar_dense
+operations[aten.set_.source_Tensor].handler = set_source
+operations[aten._pack_padded_sequence.default].handler = pack_padded_sequence
 for _packet in (aten.linspace, aten.logspace):
     for _overload in ("Tensor_Tensor", "Tensor_Scalar", "Scalar_Tensor"):
-        handlers[getattr(_packet, _overload)] = spaced_elsewhere
+        operations[getattr(_packet, _overload)].handler = spaced_elsewhere
 for _name in (
     "empty_like zeros_like ones_like full_like rand_like randn_like randint_like new_empty new_empty_strided "
     "new_zeros new_ones new_full"
@@ -156,4 +161,4 @@ for _name in (
     _packet = getattr(aten, _name)
     for _overload in _packet.overloads():
         if not _overload.endswith("out"):
-            handlers[getattr(_packet, _overload)] = made_elsewhere
+            operations[getattr(_packet, _overload)].handler = made_elsewhere

@@ -13,7 +13,7 @@ from ptrtensor.client.reference import Reference
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.dispatch import run
-from ptrtensor.tensor.operation import Args, Kwargs, handlers, operations
+from ptrtensor.tensor.operation import Args, Kwargs, operations
 from ptrtensor.tensor.worker import Worker, devices
 from ptrtensor.wire.metadata import TensorMeta
 
@@ -49,5 +49,5 @@ def set_storage(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: W
     return run(operations[aten.set_.source_Tensor], (target, part), {}, wrap)
 
 
-handlers[aten.set_.source_Storage_storage_offset] = set_storage
+operations[aten.set_.source_Storage_storage_offset].handler = set_storage
 register_storage_location(restore)

@@ -6,7 +6,7 @@ from torch._ops import OpOverload
 from ptrtensor._torch.memory import offset_of
 from ptrtensor._torch.state import view_mode
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.operation import Args, Kwargs, handlers
+from ptrtensor.tensor.operation import Args, Kwargs, operations
 from ptrtensor.tensor.signature import check_usable
 
 aten = torch.ops.aten
@@ -21,5 +21,5 @@ def share(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -
         return wrap(pointer._worker, pointer._reference, pointer._meta, offset_of(pointer))
 
 
-handlers[aten.detach.default] = share
-handlers[aten.lift_fresh.default] = share
+operations[aten.detach.default].handler = share
+operations[aten.lift_fresh.default].handler = share

@@ -15,7 +15,7 @@ aten = torch.ops.aten
 def same(*values: object) -> TensorMeta | None:
     """The one metadata of all pointers among the arguments, where they are floating, without gaps, and not mixed."""
     metas = {value._meta for value in values if isinstance(value, Pointer)}
-    others = all(type(value) in (int, float, bool) for value in values if not isinstance(value, Pointer))
+    others = all(type(value) in (int, float) for value in values if not isinstance(value, Pointer))
     if len(metas) != 1 or not others:
         return None
     (meta,) = metas

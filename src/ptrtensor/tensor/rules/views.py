@@ -129,6 +129,8 @@ def expand(pointer: Pointer, size: Sequence[int]) -> list[Extent] | None:
     if added < 0:
         return None
     shape, stride = list(size), [0] * len(size)
+    if not meta.shape:
+        return [view(pointer, shape, stride)] if min(shape, default=0) >= 0 else None
     for place in reversed(range(len(size))):
         if place >= added:
             old, step = meta.shape[place - added], meta.stride[place - added]
