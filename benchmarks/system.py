@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -73,13 +76,30 @@ class System:
         greeting = self._answer()
         self.version = str(greeting["version"])
         self.workloads = frozenset(map(str, greeting["workloads"]))
+        self._signal(signal.SIGSTOP)
 
     def prepare(self, workload: str) -> None:
-        self._order({"prepare": workload})
+        with self.awake():
+            self._order({"prepare": workload})
 
     def run(self) -> float:
         """Seconds of one round."""
-        return float(self._order({"run": True})["seconds"])
+        with self.awake():
+            return float(self._order({"run": True})["seconds"])
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Its processes run within, and are stopped otherwise: some are busy even when nobody asks for anything."""
+        self._signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in family(self._process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
 
     def _order(self, order: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -105,6 +125,7 @@ class System:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
+        self._signal(signal.SIGCONT)
         self._process.stdin.close()
         try:
             self._process.wait(30)
@@ -112,3 +133,12 @@ class System:
             self._process.kill()
         self._process.stdout.close()
         self._complaints.close()
+
+
+def family(process: int) -> Iterator[int]:
+    """A process and all that descend from it."""
+    yield process
+    for thread in Path(f"/proc/{process}/task").glob("*"):
+        with suppress(OSError):
+            for child in (thread / "children").read_text().split():
+                yield from family(int(child))
