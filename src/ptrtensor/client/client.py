@@ -278,10 +278,8 @@ class Client:
 
     def _worker_is_idle(self) -> bool:
         """Whether it could be computing meanwhile; one on this thread cannot."""
-        if self._transport.computes_on_sender:
-            return False
         self._poll()
-        return self._acknowledged >= self._outbox.first
+        return not self._transport.computes_on_sender and self._acknowledged >= self._outbox.first
 
     def _wait_for_room(self) -> None:
         """[P7.5]: the caller blocks rather than the worker's queue growing, and reads while it does."""

@@ -122,6 +122,14 @@ def test_a_busy_worker_gets_large_batches(client: Client, transport: ScriptedTra
     assert transport.sizes[3:] == [FLUSH_IDLE]
 
 
+def test_what_a_worker_in_this_process_says_is_taken_in(client: Client, transport: ScriptedTransport) -> None:
+    """Else the lines of all commands would be kept until somebody waits."""
+    transport.computes_on_sender = True
+    post(client, 10 * FLUSH_BUSY)
+    assert transport.sizes == [FLUSH_BUSY] * 10
+    assert len(client.failures._sites) <= 2 * FLUSH_BUSY
+
+
 def test_a_batch_that_waits_goes_out_when_the_worker_becomes_idle(client: Client, transport: ScriptedTransport) -> None:
     transport.acknowledges = False
     post(client, FLUSH_IDLE)
