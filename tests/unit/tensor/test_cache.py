@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ptrtensor.tensor.cache import Cache, Prediction, Template
+from ptrtensor.tensor.cache import SHARED, Cache, Prediction, Template
 from ptrtensor.wire.instruction import Instruction, layout
 from ptrtensor.wire.limits import MAX_INSTRUCTIONS
 
@@ -69,6 +69,18 @@ def test_the_number_of_a_shared_instruction_is_given_to_no_other() -> None:
         cache.add((turn,), prediction(shared, is_shared=True))
     assert len(cache) == 3
     assert shared not in fill(cache, *"abcdef").values()
+
+
+def test_shared_instructions_are_bounded_and_their_numbers_come_back() -> None:
+    cache = Cache()
+    numbers = []
+    for shape in range(SHARED + 5):
+        numbers.append(cache.number())
+        cache.share((shape,), prediction(numbers[-1], is_shared=True).template)
+        assert cache.shared((0,)) is not None  # used, so it stays
+    assert cache.shared((1,)) is None and cache.shared((SHARED + 4,)) is not None
+    assert max(numbers) == SHARED + 1
+    assert numbers[SHARED + 1 :] == numbers[1:5]
 
 
 def test_two_threads_that_infer_the_same_lose_no_number() -> None:

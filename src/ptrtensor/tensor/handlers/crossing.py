@@ -88,9 +88,8 @@ def is_alone(pointer: Pointer) -> bool:
     `.to(bob.device)` is, for torch, to make an empty tensor there and to copy into it.
     """
     reference = pointer._reference
-    return (
-        reference.is_settled and reference.spent is None and sys.getrefcount(reference) == 3
-    )  # the pointer's, this name's, and the call's
+    holders = sys.getrefcount(reference)  # the pointer, this function, and the call itself
+    return reference.is_settled and reference.spent is None and holders == 3
 
 
 def copy_from(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
