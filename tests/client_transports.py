@@ -12,7 +12,8 @@ from ptrtensor.client.client import Client
 from ptrtensor.errors import WorkerLostError
 from ptrtensor.transport.base import Transport
 from ptrtensor.transport.inprocess import InProcessTransport, LoopbackTransport
-from ptrtensor.transport.sockets import SocketTransport, serve
+from ptrtensor.transport.serving import serve
+from ptrtensor.transport.sockets import SocketTransport
 from ptrtensor.wire import messages
 from ptrtensor.wire.connection import Buffer, Event
 from ptrtensor.wire.messages import ClientMessage, Failure, WorkerMessage

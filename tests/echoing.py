@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from ptrtensor.transport.base import Transport
-from ptrtensor.transport.sockets import serve
+from ptrtensor.transport.serving import serve
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.limits import PROTOCOL_VERSION
 from ptrtensor.wire.messages import (

@@ -11,7 +11,8 @@ import torch
 from ptrtensor._torch.names import DEVICE_TYPE
 from ptrtensor.errors import ProtocolError, PtrTensorError, VersionMismatchError
 from ptrtensor.transport.base import Handler
-from ptrtensor.transport.sockets import LOOPBACK, refuse, serve
+from ptrtensor.transport.serving import refuse, serve
+from ptrtensor.transport.sockets import LOOPBACK
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.messages import ClientMessage, Hello, Refused, WorkerMessage
 from ptrtensor.worker.identity import Identity

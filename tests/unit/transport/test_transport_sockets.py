@@ -15,16 +15,8 @@ from wire_samples import WELCOME, frame, header
 
 import ptrtensor
 from ptrtensor.errors import ProtocolError, PtrTensorError, WorkerLostError
-from ptrtensor.transport.sockets import (
-    Piece,
-    SocketTransport,
-    Stream,
-    connect,
-    format_address,
-    parse_address,
-    refuse,
-    serve,
-)
+from ptrtensor.transport.serving import refuse, serve
+from ptrtensor.transport.sockets import Piece, SocketTransport, Stream, connect, format_address, parse_address
 from ptrtensor.wire.messages import Acknowledged, Done, Fetch, Hide, Message, Put, Refused, Synchronize, Value
 
 Pair = Callable[[], tuple[socket.socket, socket.socket]]
