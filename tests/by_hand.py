@@ -30,6 +30,7 @@ from ptrtensor.wire.instruction import (
     Leaf,
     NamedConstant,
     ObjectSlot,
+    ViewSlot,
     layout,
 )
 from ptrtensor.wire.messages import Acknowledged, ClientMessage, Failure, WorkerMessage
@@ -48,6 +49,16 @@ class At:
     """The object of that name, as an argument."""
 
     name: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A view of the object of that name, as an argument."""
+
+    name: int
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -187,6 +198,8 @@ def leaf(value: object) -> Leaf:
     match value:
         case At():
             return ObjectSlot()
+        case Part():
+            return ViewSlot(len(value.shape))
         case Field(float()):
             return FloatSlot()
         case Field():
@@ -211,6 +224,8 @@ def fields(value: object) -> list[int | float]:
             return [field for item in value for field in fields(item)]
         case At(name):
             return [name]
+        case Part(name, offset, shape, stride):
+            return [name, offset, *shape, *stride]
         case Field(number):
             return [number]
         case _:

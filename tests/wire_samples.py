@@ -23,6 +23,7 @@ from ptrtensor.wire.instruction import (
     Items,
     NamedConstant,
     ObjectSlot,
+    ViewSlot,
 )
 from ptrtensor.wire.limits import PROTOCOL_VERSION
 from ptrtensor.wire.messages import (
@@ -85,7 +86,7 @@ EVERY_ARGUMENT: Final = Instruction(
         Constant(-1),
         Constant(0.5),
         Constant("mean"),
-        Items((ObjectSlot(), Constant(None), ObjectSlot())),
+        Items((ObjectSlot(), Constant(None), ObjectSlot(), ViewSlot(2))),
         Items(()),
     ),
     {

@@ -413,8 +413,8 @@ def test_get_of_a_view_or_of_a_base_removes_that_name_alone(worker: pt.Worker) -
     base = pt.send(torch.arange(4.0), worker)
     view = base[1:3]
     other = base[2:]
+    assert pt.is_pointer(view) and view.id_at_location in worker.objects
     assert pt.get(view).tolist() == [1, 2]
-    assert pt.is_pointer(view)
     assert view.id_at_location not in worker.objects and base.id_at_location in worker.objects
     base.add_(1)
     assert pt.get(base).tolist() == [1, 2, 3, 4]

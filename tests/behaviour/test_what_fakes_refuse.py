@@ -53,6 +53,6 @@ def test_what_the_wire_would_not_take_is_refused_before(worker: pt.Worker) -> No
     with pytest.raises(pt.UnsupportedOpError, match="70 dimensions"):
         kept.reshape([1] * 69 + [2])
     with pytest.raises(pt.UnsupportedOpError, match="70000 results"):
-        torch.zeros(70000, device=worker.device).unbind()
+        torch.unbind_copy(torch.zeros(70000, device=worker.device))
     worker.recover()
     assert kept.tolist() == [1, 1]

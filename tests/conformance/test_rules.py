@@ -18,6 +18,7 @@ from torch import Tensor
 import ptrtensor as pt
 from ptrtensor.tensor import infer, prediction
 from ptrtensor.tensor.cache import Extent
+from ptrtensor.tensor.handlers import viewing
 from ptrtensor.tensor.rules import closed_form
 from ptrtensor.tensor.rules.table import rules
 
@@ -51,7 +52,8 @@ def is_same(one: Extent, other: Extent) -> bool:
 @pytest.fixture
 def comparison(monkeypatch: pytest.MonkeyPatch) -> Comparison:
     made = Comparison()
-    monkeypatch.setattr(prediction, "closed_form", made.closed_form)
+    for user in (prediction, viewing):
+        monkeypatch.setattr(user, "closed_form", made.closed_form)
     return made
 
 

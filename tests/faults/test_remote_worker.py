@@ -17,6 +17,7 @@ from conftest import fresh_id
 from torch import nn
 
 import ptrtensor as pt
+from ptrtensor.client.reference import Reference
 from ptrtensor.worker.__main__ import main
 
 MEBI = 1024 * 1024
@@ -114,6 +115,7 @@ def test_names_of_one_session_mean_nothing_in_another(connect: Callable[[], pt.R
     assert mine.tolist() == [1, 1]
     assert theirs.tolist() == [0, 0, 0]
     only_mine = pt.send(torch.ones(1), one).tag("#mine")
+    assert isinstance(only_mine._reference, Reference)
     with pytest.raises(pt.ObjectNotFoundError):
         other.fetch(only_mine._reference)
     assert other.search("#mine") == []

@@ -38,3 +38,6 @@ class Reference:
         drop = Drop(self, holder.drops.append)
         drop.name = name
         holder.living[name] = drop
+
+    def __str__(self) -> str:
+        return str(self.name)

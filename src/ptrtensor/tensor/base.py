@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ptrtensor.client.reference import Reference
+from ptrtensor.tensor.view import View
 from ptrtensor.tensor.worker import Worker
 from ptrtensor.wire.metadata import TensorMeta
 
@@ -16,7 +17,7 @@ class Pointer(Tensor):
     """
 
     _worker: Worker
-    _reference: Reference
+    _reference: Reference | View
     _meta: TensorMeta
     _viewed: bool = False
     """Whether a view of it was ever made."""
@@ -24,5 +25,5 @@ class Pointer(Tensor):
     """Whether it was reshaped in place with views about, or one of its views was."""
 
 
-Wrap = Callable[[Worker, Reference, TensorMeta, int], Pointer]
+Wrap = Callable[[Worker, Reference | View, TensorMeta, int], Pointer]
 """Makes a pointer: worker, reference, metadata, storage offset in elements."""

@@ -35,6 +35,8 @@ class Template(NamedTuple):
     """Whether it does for many signatures, and so belongs to none of them."""
 
 
+VIEWS: Final = 4096
+
 SHARED: Final = 1024
 """Instructions kept for the calls of one shape."""
 
@@ -73,6 +75,7 @@ class Cache:
         self.misses = 0
         self._entries: OrderedDict[Key, Prediction] = OrderedDict()
         self._shared: OrderedDict[Key, Template] = OrderedDict()
+        self._views: dict[Key, list[Extent]] = {}
         self._capacity: Final = capacity
         self._given = 0
         self._free: list[int] = []
@@ -106,6 +109,20 @@ class Cache:
                 _, displaced = self._shared.popitem(last=False)
             if displaced is not None:
                 self._free.append(displaced.instruction.number)
+
+    def view(self, key: Key) -> list[Extent] | None:
+        """Where the views lie that an operation makes."""
+        extents = self._views.get(key)
+        if extents is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+        return extents
+
+    def add_view(self, key: Key, extents: list[Extent]) -> None:
+        if len(self._views) >= VIEWS:
+            self._views.clear()  # a rule computes them again in a few microseconds
+        self._views[key] = extents
 
     def number(self) -> int:
         """A number for a new instruction; without room, that of the entry not used for longest."""

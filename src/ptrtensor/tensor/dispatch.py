@@ -53,15 +53,11 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
         raise PtrTensorError(f"{operation.op} was called with no pointer and no worker's device")
     if worker.has_reshaped_views:
         check_writes(call)
-    key = (worker.mirror_flags(), *call.key)
-    prediction = worker.cache.get(key)
-    if prediction is None:
-        prediction = predict(worker, call)
-        worker.cache.add(key, prediction)
+    prediction = predicted(worker, call)
     if operation.writes or operation.shares_memory:
         unsettle(call)
     if prediction.fresh is None:
-        return ask(worker, call, prediction, wrap)
+        return ask(worker, call, wrap)
     if prediction.only is not None:
         # Made before the command is posted: interrupted in between, it dies and the worker forgets the name.
         reference = Reference(worker.client, worker.client.reserve())
@@ -80,10 +76,12 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
             note_reshaping(pointer, str(operation.op))
     if prediction.changes:
         call = renamed(call, [change.place for change in prediction.changes], wrap)
-    names = len(prediction.fresh)
+        prediction = predicted(worker, call)
+    fresh = prediction.fresh or []
+    names = len(fresh)
     first = worker.client.reserve(names)
     references = [Reference(worker.client, first + place) for place in range(names)]
-    for extent, reference in zip(prediction.fresh, references, strict=True):
+    for extent, reference in zip(fresh, references, strict=True):
         reference.is_settled = extent is not None and can_settle(operation, extent.meta)
     post(worker, call, prediction, first)
     if operation.writes_lists:
@@ -98,9 +96,19 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
     with view_mode(base):
         pointers = [
             None if extent is None else wrap(worker, reference, extent.meta, extent.offset + behind)
-            for extent, reference in zip(prediction.fresh, references, strict=True)
+            for extent, reference in zip(fresh, references, strict=True)
         ]
     return returned(operation, args, kwargs, pointers)
+
+
+def predicted(worker: Worker, call: Call) -> Prediction:
+    """What the operation will return, under these flags."""
+    key = (worker.mirror_flags(), *call.key)
+    prediction = worker.cache.get(key)
+    if prediction is None:
+        prediction = predict(worker, call)
+        worker.cache.add(key, prediction)
+    return prediction
 
 
 def post(worker: Worker, call: Call, prediction: Prediction, first: int) -> None:
@@ -137,11 +145,12 @@ def unsettle(call: Call) -> None:
             pointer._reference.is_settled = False
 
 
-def ask(worker: Worker, call: Call, prediction: Prediction, wrap: Wrap) -> object:
+def ask(worker: Worker, call: Call, wrap: Wrap) -> object:
     """Run an operation whose result depends on values, and wait to hear what came: one round trip."""
     operation, client = call.operation, worker.client
     written = call.written_places()
     call = renamed(call, written, wrap)
+    prediction = predicted(worker, call)
     first = client.reserve(MAX_RESULTS)
     references = [Reference(client, first + place) for place in range(len(operation.kinds))]
     post(worker, call, prediction, first)

@@ -62,12 +62,9 @@ RELATIVE_VIEWS: Final = frozenset(
 )
 """Views whose offset is so many elements behind their base's, wherever that begins in its storage."""
 
-VARYING: Final = frozenset(
-    {"aten::_unsafe_view", "aten::expand", "aten::select.int", "aten::slice.Tensor", "aten::view"}
+UNDECLARED_VIEWS: Final = frozenset(
+    {"aten::_unsafe_view", "aten::unsafe_split.Tensor", "aten::unsafe_split_with_sizes"}
 )
-"""What a program calls with other numbers each time: the numbers are fields, so one instruction does for all."""
-
-UNDECLARED_VIEWS: Final = frozenset({"aten::_unsafe_view", "aten::unsafe_split", "aten::unsafe_split_with_sizes"})
 """Operations whose results share memory with their argument, though their schemas do not say so."""
 
 UNLIKE_FAKES: Final = frozenset(
@@ -151,14 +148,13 @@ class Operation:
             self.kinds.append(kind)
             self.written_arguments.append(argument)
         self.is_view = any(result.alias_info is not None and not writes(result) for result in op_returns(op))
-        self.shares_memory = self.is_view or packet in UNDECLARED_VIEWS
+        self.shares_memory = self.is_view or self.name in UNDECLARED_VIEWS
         self.makes_empty = packet in ("aten::empty", "aten::empty_strided")
         self.changes_metadata = has_tag(op, "inplace_view")
         names = {given.name for given in arguments}
         self.is_relative = self.is_view and self.name in RELATIVE_VIEWS
         absolute_view = self.is_view and not self.is_relative
         self.offset_matters = absolute_view or self.changes_metadata or "storage_offset" in names
-        self.numbers_vary = self.name in VARYING
         self.written_positions = [position for position, given in enumerate(arguments) if writes(given)]
         self.written_keywords = [given.name for given in arguments if writes(given)]
         self.writes = bool(self.written_positions or self.written_keywords)

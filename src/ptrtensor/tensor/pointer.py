@@ -31,16 +31,17 @@ from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.copying import deep_copy, like, reduced
 from ptrtensor.tensor.dispatch import dispatch
 from ptrtensor.tensor.factories import Factories
-from ptrtensor.tensor.handlers import accelerated, crossing, loading, sharing
+from ptrtensor.tensor.handlers import accelerated, crossing, loading, sharing, viewing
 from ptrtensor.tensor.local import LocalWorker, local_worker
 from ptrtensor.tensor.reshaping import note_exchange
 from ptrtensor.tensor.signature import check_usable
 from ptrtensor.tensor.transfer import get_pointer, move_pointer
+from ptrtensor.tensor.view import View
 from ptrtensor.tensor.worker import Worker, check_worker
 from ptrtensor.wire.messages import Annotate
 from ptrtensor.wire.metadata import TensorMeta
 
-HANDLERS: Final = (accelerated, attention, crossing, loading, sharing)
+HANDLERS: Final = (accelerated, attention, crossing, loading, sharing, viewing)
 """The modules that fill dispatch's table when they are imported."""
 
 _ids: Final = count(1)
@@ -96,8 +97,14 @@ class PointerTensor(Pointer):
 
     @property
     def id_at_location(self) -> int:
-        """The name of the value at the worker."""
-        return self._reference.name
+        """The name of the value at the worker. A view is given one when this is first asked.
+
+        :raises SpentPointerError: a view that was taken away before it had a name.
+        """
+        reference = self._reference
+        if isinstance(reference, View) and reference.known_name is None:
+            check_usable(self)
+        return reference.name
 
     @property
     def id(self) -> int:
@@ -278,13 +285,13 @@ class PointerTensor(Pointer):
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         """Class, shape, dtype and the way to the value; never waits, never fetches."""
         shape = tuple(self._meta.shape)
-        way = f"{local_worker.id}:{self.id} -> {self._worker.id}:{self._reference.name}"
+        way = f"{local_worker.id}:{self.id} -> {self._worker.id}:{self._reference}"
         spent = " spent" if self._reference.spent is not None else ""
         tags = "".join(f" {tag}" for tag in sorted(self.tags))
         return f"PointerTensor({way}, shape={shape}, dtype=torch.{self._meta.dtype}{tags}{spent})"
 
 
-def wrap(worker: Worker, reference: Reference, meta: TensorMeta, offset: int) -> PointerTensor:
+def wrap(worker: Worker, reference: Reference | View, meta: TensorMeta, offset: int) -> PointerTensor:
     """A pointer with this metadata."""
     pointer = make_wrapper(
         PointerTensor,

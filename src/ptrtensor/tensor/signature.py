@@ -20,6 +20,7 @@ from ptrtensor.errors import SpentPointerError, UnsupportedOpError
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.mismatch import foreign_device, local_tensor, two_workers
 from ptrtensor.tensor.operation import Args, Kwargs, Operation
+from ptrtensor.tensor.view import View
 from ptrtensor.tensor.worker import Worker, devices
 from ptrtensor.wire.instruction import (
     Argument,
@@ -32,7 +33,9 @@ from ptrtensor.wire.instruction import (
     Leaf,
     NamedConstant,
     ObjectSlot,
+    ViewSlot,
 )
+from ptrtensor.wire.limits import MAX_DIMENSIONS
 from ptrtensor.wire.metadata import TensorMeta
 
 
@@ -55,6 +58,7 @@ OBJECT: Final = Marker("object")
 LOCAL: Final = Marker("local")
 GENERATOR: Final = Marker("generator")
 DEVICE: Final = Marker("device")
+VIEWS: Final = [Marker(f"view of {dimensions} dimensions") for dimensions in range(MAX_DIMENSIONS + 1)]
 
 MIN_FIELD: Final = -(2**63)
 MAX_FIELD: Final = 2**63 - 1
@@ -109,9 +113,12 @@ class Call:
             if reference.spent is not None:
                 check_usable(value)
             key.append(value._meta)
-            self.references.append(reference)
-            self.fields.append(reference.name)
             self.pointers.append(value)
+            if isinstance(reference, View):
+                self._read_view(reference)
+            else:
+                self.references.append(reference)
+                self.fields.append(reference.name)
             if self.operation.offset_matters:
                 key.append(offset_of(value))
             return
@@ -121,8 +128,6 @@ class Call:
                 self.fields.append(value)
             else:
                 key.append(value)
-                if self.operation.numbers_vary:
-                    self.fields.append(value)
         elif type(value) is float:
             if self.operation.numbers_are_fields:
                 key.append(FLOAT)
@@ -137,6 +142,15 @@ class Call:
             key.append(value)
         else:
             self._read_other(value)
+
+    def _read_view(self, view: View) -> None:
+        self.references.append(view.base)
+        self.fields.append(view.base.name)
+        if view.is_whole:
+            return
+        shape = view.meta.shape
+        self.key.append(VIEWS[len(shape)])
+        self.fields += (view.offset, *shape, *view.meta.stride)
 
     def _read_other(self, value: object) -> None:
         key = self.key
@@ -196,15 +210,7 @@ class Call:
 
     def shape(self) -> tuple[object, ...]:
         """The key without what only the results depend on: calls of one shape can share an instruction."""
-        number, *parts = self.key
-        numbers_vary = self.operation.numbers_vary
-        return (
-            number,
-            *(
-                OBJECT if type(part) is TensorMeta else INTEGER if numbers_vary and type(part) is int else part
-                for part in parts
-            ),
-        )
+        return tuple(OBJECT if type(part) is TensorMeta else part for part in self.key)
 
     def written_places(self) -> list[int]:
         """Which of `pointers` the operation writes to."""
@@ -253,13 +259,13 @@ def argument(operation: Operation, value: object) -> Argument:
 
 def leaf(operation: Operation, value: object) -> Leaf:
     match value:
+        case Pointer() if isinstance(value._reference, View) and not value._reference.is_whole:
+            return ViewSlot(value.dim())
         case Tensor():
             return ObjectSlot()
         case bool():
             return Constant(value)
         case int() if operation.numbers_are_fields and MIN_FIELD <= value <= MAX_FIELD:
-            return IntegerSlot()
-        case int() if operation.numbers_vary:
             return IntegerSlot()
         case float() if operation.numbers_are_fields:
             return FloatSlot()

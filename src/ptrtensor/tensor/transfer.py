@@ -12,6 +12,7 @@ from ptrtensor.tensor.autograd import apply_get, apply_move, apply_send
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.handlers.crossing import pointer_to, value_of
 from ptrtensor.tensor.signature import check_usable
+from ptrtensor.tensor.view import View
 from ptrtensor.tensor.worker import Worker, call_sites
 from ptrtensor.wire.messages import Hide
 
@@ -92,7 +93,10 @@ def spend(pointer: Pointer, verb: str) -> None:
             raise SpentPointerError(f"a gradient arrived for a leaf that is gone: {reason}")
 
         on_gradient(pointer, refuse)
+    name = reference.known_name if isinstance(reference, View) else reference.name
+    if name is None:
+        return  # a view: its base goes on
     if use_count(pointer) > 1 or sys.getrefcount(reference) > OWN_REFERENCES:
-        worker.client.send(Hide(reference.name))
+        worker.client.send(Hide(name))
     else:
-        worker.client.drop(reference.name)
+        worker.client.drop(name)

@@ -4,7 +4,17 @@ from collections import deque
 
 from ptrtensor.transport.base import Transport
 from ptrtensor.wire.connection import Buffer, Event
-from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, SLOT_FORMAT, Instruction, ObjectSlot, layout
+from ptrtensor.wire.instruction import (
+    DROP,
+    DROP_HEADER,
+    NUMBER,
+    Instruction,
+    Leaf,
+    ObjectSlot,
+    ViewSlot,
+    fields_of,
+    layout,
+)
 from ptrtensor.wire.messages import Batch, ClientMessage, WorkerMessage
 
 
@@ -74,9 +84,22 @@ class RecordingTransport:
 
 def written(instruction: Instruction, fields: tuple[int | float, ...]) -> str:
     """One command as text; constants are left out."""
-    slots = [leaf for leaf in instruction.leaves() if type(leaf) in SLOT_FORMAT]
-    shown = [
-        f"${field}" if isinstance(leaf, ObjectSlot) else str(field)
-        for leaf, field in zip(slots, fields[1:], strict=False)
-    ]
+    shown, first = [], 1
+    for leaf in instruction.leaves():
+        last = first + len(fields_of(leaf))
+        if last > first:
+            shown.append(slot(leaf, fields[first:last]))
+        first = last
     return f"${fields[-1]} = {instruction.op}({', '.join(shown)})"
+
+
+def slot(leaf: Leaf, fields: tuple[int | float, ...]) -> str:
+    """What stands in one slot; of a view the tensor, where in it the view begins, its shape and its strides."""
+    match leaf:
+        case ObjectSlot():
+            return f"${fields[0]}"
+        case ViewSlot(dimensions):
+            name, offset, *sizes = map(str, fields)
+            return f"${name}[{offset}: {' '.join(sizes[:dimensions])} / {' '.join(sizes[dimensions:])}]"
+        case _:
+            return str(fields[0])

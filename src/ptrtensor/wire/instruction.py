@@ -1,15 +1,16 @@
 """Instructions: an operation with the form of its arguments, defined once and then used by number [P5].
 
-A command is the number, one fixed-width field for each slot in the order of the arguments, a seed where the
-operation draws random numbers, and the name of the first result; `layout` is its `struct` format.
+A command is the number, the fixed-width fields of each slot in the order of the arguments, a seed where the operation
+draws random numbers, and the name of the first result; `layout` is its `struct` format.
 """
 
 import struct
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
+from ptrtensor.wire.limits import MAX_DIMENSIONS
 from ptrtensor.wire.metadata import TensorMeta
 
 DROP: Final = 0
@@ -21,6 +22,14 @@ NUMBER: Final = struct.Struct("<Q")
 
 class ObjectSlot(msgspec.Struct, frozen=True, tag="o", array_like=True):
     """A tensor at the worker; the command carries its name."""
+
+
+class ViewSlot(msgspec.Struct, frozen=True, tag="v", array_like=True):
+    """A view of a tensor at the worker, which has no name of its own. The command carries the tensor's name, how many
+    elements behind the tensor's beginning the view begins, its shape and its strides.
+    """
+
+    dimensions: Annotated[int, msgspec.Meta(ge=0, le=MAX_DIMENSIONS)]
 
 
 class IntegerSlot(msgspec.Struct, frozen=True, tag="i", array_like=True):
@@ -53,7 +62,7 @@ class ComputeDevice(msgspec.Struct, frozen=True, tag="d", array_like=True):
     """The device on which this worker computes, whatever that is."""
 
 
-Leaf = ObjectSlot | IntegerSlot | FloatSlot | Constant | ComplexConstant | NamedConstant | ComputeDevice
+Leaf = ObjectSlot | ViewSlot | IntegerSlot | FloatSlot | Constant | ComplexConstant | NamedConstant | ComputeDevice
 
 
 class Items(msgspec.Struct, frozen=True, tag="l", array_like=True):
@@ -64,7 +73,20 @@ class Items(msgspec.Struct, frozen=True, tag="l", array_like=True):
 
 Argument = Leaf | Items
 
-SLOT_FORMAT: Final[dict[type, str]] = {ObjectSlot: "Q", IntegerSlot: "q", FloatSlot: "d"}
+
+def fields_of(leaf: Leaf) -> str:
+    """The fields of a slot in a command, as `struct` names them; none of what is no slot."""
+    match leaf:
+        case ObjectSlot():
+            return "Q"
+        case ViewSlot(dimensions):
+            return "Qq" + 2 * dimensions * "q"
+        case IntegerSlot():
+            return "q"
+        case FloatSlot():
+            return "d"
+        case _:
+            return ""
 
 
 class Instruction(msgspec.Struct, frozen=True, array_like=True):
@@ -92,5 +114,5 @@ class Instruction(msgspec.Struct, frozen=True, array_like=True):
 
 def layout(instruction: Instruction) -> struct.Struct:
     """The format of this instruction's commands [P5.2]."""
-    slots = "".join(SLOT_FORMAT.get(type(leaf), "") for leaf in instruction.leaves())
+    slots = "".join(map(fields_of, instruction.leaves()))
     return struct.Struct("<Q" + slots + ("Q" if instruction.draws else "") + "Q")

@@ -40,6 +40,12 @@ class Executor:
             self._skip(program, fields, sequence)
             self.executed = sequence + 1
             return
+        except Exception as error:  # a view that does not lie within its tensor
+            self.executed = sequence + 1
+            failure = Failure(sequence, program.instruction.op[:MAX_FAILURE_TEXT], *explain(error))
+            self._report(failure)
+            self._fail(program, fields, failure)
+            return
         try:
             self.executed = sequence + 1
             if program.settled is not None:

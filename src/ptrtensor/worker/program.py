@@ -21,6 +21,8 @@ from ptrtensor.wire.instruction import (
     Leaf,
     NamedConstant,
     ObjectSlot,
+    ViewSlot,
+    fields_of,
     layout,
 )
 from ptrtensor.worker.operations import Operation, operation
@@ -36,7 +38,10 @@ Arguments = tuple[Sequence[object], dict[str, object]]
 Gather = Callable[[Fields, Objects], Arguments]
 """The call's arguments. `KeyError` where a name is not among the objects."""
 
-SLOTS: Final = (ObjectSlot, IntegerSlot, FloatSlot)
+Getter = Callable[[Fields, Objects], Any]
+"""One of them."""
+
+SLOTS: Final = (ObjectSlot, ViewSlot, IntegerSlot, FloatSlot)
 
 NAMED: Final[dict[str, dict[str, object]]] = {
     "dtype": dict(DTYPES),
@@ -75,8 +80,8 @@ class Program:
         self._keywords: dict[str, object] = {}
         self._objects: list[tuple[int, int]] = []
         self._numbers: list[tuple[int, int]] = []
-        self._lists: list[tuple[int | str, Callable[[Fields, Objects], list[Any]]]] = []
-        self._named: list[tuple[str, Leaf, int]] = []
+        self._others: list[tuple[int | str, Getter]] = []
+        """Slots that are views, lists or named."""
         self.object_fields: list[int] = []
         self.written_fields: list[int] = []
         field = 1
@@ -89,38 +94,52 @@ class Program:
 
     def _bind(self, place: int | str, argument: Argument, field: int, written: bool) -> int:
         """Put a constant in place, or note which fields belong here; returns the number of the next field."""
-        leaves = argument.items if isinstance(argument, Items) else (argument,)
-        count = sum(isinstance(leaf, SLOTS) for leaf in leaves)
-        objects = [
-            field + offset
-            for offset, leaf in enumerate(leaf for leaf in leaves if isinstance(leaf, SLOTS))
-            if isinstance(leaf, ObjectSlot)
-        ]
-        self.object_fields += objects
-        if written:
-            self.written_fields += objects
         value: object = None
+        end = field
         if isinstance(argument, Items):
+            getters = []
             for leaf in argument.items:
-                if not isinstance(leaf, SLOTS):
-                    self._constant(leaf)
-            if count:
-                self._lists.append((place, self._gather_list(argument, field)))
+                getters.append(self._getter(leaf, end))
+                end = self._note(leaf, end, written)
+            if end > field:
+                self._others.append((place, list_of(argument, getters, field, end)))
             else:
                 value = [self._constant(leaf) for leaf in argument.items]
-        elif not isinstance(argument, SLOTS):
-            value = self._constant(argument)
-        elif isinstance(place, str):
-            self._named.append((place, argument, field))
-        elif isinstance(argument, ObjectSlot):
-            self._objects.append((place, field))
         else:
-            self._numbers.append((place, field))
+            end = self._note(argument, field, written)
+            if not isinstance(argument, SLOTS):
+                value = self._constant(argument)
+            elif isinstance(place, str) or isinstance(argument, ViewSlot):
+                self._others.append((place, self._getter(argument, field)))
+            elif isinstance(argument, ObjectSlot):
+                self._objects.append((place, field))
+            else:
+                self._numbers.append((place, field))
         if isinstance(place, str):
             self._keywords[place] = value
         else:
             self._positional.append(value)
-        return field + count
+        return end
+
+    def _note(self, leaf: Leaf, field: int, written: bool) -> int:
+        """Remember the names of objects; returns the number of the next field."""
+        if isinstance(leaf, ObjectSlot | ViewSlot):
+            self.object_fields.append(field)
+            if written:
+                self.written_fields.append(field)
+        return field + len(fields_of(leaf))
+
+    def _getter(self, leaf: Leaf, field: int) -> Getter:
+        match leaf:
+            case ObjectSlot():
+                return lambda fields, objects: objects[fields[field]]
+            case ViewSlot(dimensions):
+                return view_of(field, dimensions)
+            case IntegerSlot() | FloatSlot():
+                return lambda fields, objects: fields[field]
+            case _:
+                value = self._constant(leaf)
+                return lambda fields, objects: value
 
     def _constant(self, leaf: Leaf) -> object:
         match leaf:
@@ -149,7 +168,7 @@ class Program:
         """How to get the call's arguments; in few steps where the slots come first, as they mostly do."""
         slots = [place for place, _ in (*self._objects, *self._numbers)]
         count = len(slots)
-        if self._named or self._lists or sorted(slots) != list(range(count)):
+        if self._others or sorted(slots) != list(range(count)):
             return self._arguments
         objects_first = [place for place, _ in self._objects] == list(range(len(self._objects)))
         gather = GATHERS.get((len(self._objects), bool(self._numbers))) if objects_first else None
@@ -163,40 +182,15 @@ class Program:
             args[position] = objects[fields[field]]
         for position, field in self._numbers:
             args[position] = fields[field]
-        if not self._lists and not self._named:
-            return args, self._keywords
-        kwargs = self._keywords.copy()
-        for name, leaf, field in self._named:
-            kwargs[name] = objects[int(fields[field])] if isinstance(leaf, ObjectSlot) else fields[field]
-        for place, gather in self._lists:
-            if isinstance(place, str):
-                kwargs[place] = gather(fields, objects)
+        kwargs = self._keywords
+        for place, get in self._others:
+            if isinstance(place, int):
+                args[place] = get(fields, objects)
             else:
-                args[place] = gather(fields, objects)
+                if kwargs is self._keywords:
+                    kwargs = kwargs.copy()
+                kwargs[place] = get(fields, objects)
         return args, kwargs
-
-    def _gather_list(self, items: Items, first: int) -> Callable[[Fields, Objects], list[Any]]:
-        """How to get a list with slots in it, whose fields begin at `first`."""
-        end = first + len(items.items)
-        kinds = set(map(type, items.items))
-        if kinds == {ObjectSlot}:
-            return lambda fields, objects: [objects[name] for name in fields[first:end]]
-        if kinds <= {IntegerSlot, FloatSlot}:
-            return lambda fields, objects: [*fields[first:end]]
-        constants = [None if isinstance(leaf, SLOTS) else self._constant(leaf) for leaf in items.items]
-
-        def gather(fields: Fields, objects: Objects) -> list[Any]:
-            following = iter(fields[first:])
-            return [
-                objects[next(following)]
-                if isinstance(leaf, ObjectSlot)
-                else next(following)
-                if isinstance(leaf, SLOTS)
-                else constant
-                for leaf, constant in zip(items.items, constants, strict=True)
-            ]
-
-        return gather
 
     def results(self, returned: Any) -> list[Value | None]:
         """The fresh results in the order of their names: what is written to is the caller's already [P5.2].
@@ -238,6 +232,29 @@ GATHERS: Final[dict[tuple[int, bool], Callable[[int, tuple[object, ...], dict[st
     ),
 }
 """By the number of objects and whether numbers follow them, up to field `end`."""
+
+
+def list_of(items: Items, getters: list[Getter], first: int, end: int) -> Getter:
+    """How to get a list with slots in it, whose fields are from `first` to before `end`."""
+    kinds = set(map(type, items.items))
+    if kinds == {ObjectSlot}:
+        return lambda fields, objects: [objects[name] for name in fields[first:end]]
+    if kinds <= {IntegerSlot, FloatSlot}:
+        return lambda fields, objects: [*fields[first:end]]
+    return lambda fields, objects: [get(fields, objects) for get in getters]
+
+
+def view_of(field: int, dimensions: int) -> Getter:
+    """How to get a view whose fields begin at `field` [P5.9]; torch refuses what reaches beyond the storage."""
+    shape = field + 2
+    stride = shape + dimensions
+    end = stride + dimensions
+
+    def get(fields: Fields, objects: Objects) -> Any:
+        base: Any = objects[fields[field]]
+        return base.as_strided(fields[shape:stride], fields[stride:end], base.storage_offset() + fields[field + 1])
+
+    return get
 
 
 def refusing(error: UnsupportedOpError) -> Callable[..., object]:

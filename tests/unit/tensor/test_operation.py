@@ -80,7 +80,6 @@ def test_returns(op: Op) -> None:
         ("changes_metadata", IN_PLACE_VIEWS, [*VIEWS, aten.add_.Tensor]),
         ("offset_matters", WITH_OFFSET, [*WITHOUT_OFFSET, *RELATIVE]),
         ("is_relative", RELATIVE, [*ABSOLUTE, aten.add.Tensor]),
-        ("numbers_vary", [aten.slice.Tensor, aten.view.default], [aten.transpose.int, aten.add.Tensor]),
         ("numbers_are_fields", NUMBERS_AS_FIELDS, NUMBERS_IN_KEY),
         ("draws", RANDOM, CERTAIN),
         ("local_arguments", [aten.index.Tensor, aten.index_put_.default], [aten.index_select.default]),

@@ -258,7 +258,7 @@ def test_fields_in_the_order_of_the_arguments(at: Pointers) -> None:
         (aten.add.Tensor, lambda at: given(at.p, 2**63), (ObjectSlot(), Constant(2**63)), []),
         (aten.add.Tensor, lambda at: given(at.p, -(2**63)), (ObjectSlot(), IntegerSlot()), [-(2**63)]),
         (aten.transpose.int, lambda at: given(at.p, 0, -1), (ObjectSlot(), Constant(0), Constant(-1)), []),
-        (aten.select.int, lambda at: given(at.p, 0, 3), (ObjectSlot(), IntegerSlot(), IntegerSlot()), [0, 3]),
+        (aten.select.int, lambda at: given(at.p, 0, 3), (ObjectSlot(), Constant(0), Constant(3)), []),
         (
             aten._foreach_mul_.ScalarList,
             lambda at: given([at.p], [2.0]),

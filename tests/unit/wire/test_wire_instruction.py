@@ -17,6 +17,7 @@ from ptrtensor.wire.instruction import (
     Items,
     NamedConstant,
     ObjectSlot,
+    ViewSlot,
     layout,
 )
 
@@ -31,6 +32,8 @@ def instruction(*positional: Argument, draws: bool = False, **keywords: Argument
         (instruction(), "<QQ"),
         (instruction(draws=True), "<QQQ"),
         (instruction(ObjectSlot()), "<QQQ"),
+        (instruction(ViewSlot(0)), "<QQqQ"),
+        (instruction(ViewSlot(2), ObjectSlot()), "<QQqqqqqQQ"),
         (instruction(IntegerSlot()), "<QqQ"),
         (instruction(FloatSlot()), "<QdQ"),
         (instruction(FloatSlot(), draws=True), "<QdQQ"),
@@ -45,7 +48,7 @@ def instruction(*positional: Argument, draws: bool = False, **keywords: Argument
         (instruction(Items((IntegerSlot(), Constant(1), FloatSlot()))), "<QqdQ"),
         (instruction(ObjectSlot(), out=ObjectSlot(), alpha=IntegerSlot()), "<QQQqQ"),
         (instruction(FloatSlot(), alpha=IntegerSlot(), tensors=Items((ObjectSlot(),)), draws=True), "<QdqQQQ"),
-        (EVERY_ARGUMENT, "<QQqdQQdQQ"),
+        (EVERY_ARGUMENT, "<QQqdQQQqqqqqdQQ"),
     ],
 )
 def test_layout(defined: Instruction, format: str) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from by_hand import At, ByHand, Deviceless, Field, argument, aten, fields
+from by_hand import At, ByHand, Deviceless, Field, Part, argument, aten, fields
 from torch import Tensor
 
 from ptrtensor._torch.operations import op_name
@@ -78,6 +78,68 @@ def test_binding(case: str) -> None:
         assert same(got_args, list(bound_args)), got_args
         assert got_kwargs.keys() == bound_kwargs.keys()
         assert all(same(got_kwargs[name], bound_kwargs[name]) for name in bound_kwargs)
+
+
+VIEWED: dict[str, tuple[Part, list[list[float]]]] = {
+    "rows": (Part(1, 4, (2, 4), (4, 1)), [[4, 5, 6, 7], [8, 9, 10, 11]]),
+    "transposed": (Part(1, 0, (2, 3), (1, 4)), [[0, 4, 8], [1, 5, 9]]),
+    "behind what begins behind its storage": (Part(2, 1, (1, 2), (4, 1)), [[5, 6]]),
+    "expanded": (Part(1, 3, (2, 2), (0, 0)), [[3, 3], [3, 3]]),
+    "empty": (Part(1, 0, (0, 4), (4, 1)), []),
+}
+
+
+@pytest.mark.parametrize(("part", "values"), VIEWED.values(), ids=list(VIEWED))
+def test_a_view_is_made_of_the_tensor_it_lies_in(part: Part, values: list[list[float]]) -> None:
+    base = torch.arange(12.0).view(3, 4)
+    objects: dict[int, Tensor | bool | int | float] = {1: base, 2: base[1]}
+    args: tuple[object, ...] = (part, [At(1), part], Field(2))
+    bound = program("aten::add.Tensor", args, {"other": part})
+    given = [field for value in (*args, part) for field in fields(value)]
+    made, named = bound.arguments(bound.layout.unpack(bound.layout.pack(1, *given, 9)), objects)
+    view, both, number = made
+    assert isinstance(both, list) and both[0] is base and number == 2
+    for found in (view, both[1], named["other"]):
+        assert isinstance(found, Tensor) and found.tolist() == values
+        assert found.untyped_storage().data_ptr() == base.untyped_storage().data_ptr()
+    width = 2 + 2 * len(part.shape)
+    assert bound.object_fields == [1, 1 + width, 2 + width, 3 + 2 * width]
+
+
+IMPOSSIBLE: dict[str, tuple[Part, str]] = {
+    "past the end": (Part(1, 1, (12,), (1,)), "out of bounds"),
+    "before the beginning": (Part(1, -1, (1,), (1,)), "storage offset"),
+    "before the beginning of what its base is a view of": (Part(2, -5, (1,), (1,)), "storage offset"),
+    "backwards": (Part(1, 5, (2,), (-1,)), "Negative strides"),
+    "of negative size": (Part(1, 0, (-2,), (1,)), "sizes=[-2]"),
+    "larger than can be counted": (Part(1, 0, (2**62, 2**62), (2**62, 1)), ""),
+    "of a number": (Part(3, 0, (), ()), "as_strided"),
+    "of nothing": (Part(99, 0, (1,), (1,)), "no object 99"),
+}
+
+
+@pytest.mark.parametrize(("part", "reason"), IMPOSSIBLE.values(), ids=list(IMPOSSIBLE))
+def test_a_view_that_does_not_lie_within_its_tensor_fails(part: Part, reason: str) -> None:
+    hand = ByHand()
+    base = hand.put(torch.arange(12.0))
+    shifted = hand.run(aten.slice.Tensor, At(base), 0, 4, 8, expect=[torch.zeros(4)])
+    total = hand.run(aten.sum.default, At(base), expect=None)
+    number = hand.run(aten._local_scalar_dense.default, At(total), expect=None)
+    there = {1: base, 2: shifted, 3: number}.get(part.name, part.name)
+    assert hand.state(base, shifted, number) == "ooo"
+    part = Part(there, part.offset, part.shape, part.stride)
+    result = hand.run(aten.neg.default, part, expect=[torch.zeros(1)])
+    assert hand.state(result, base, shifted) == "xoo" and reason in hand.why(result)
+    written = hand.run(aten.add_.Tensor, part, At(base))
+    assert hand.state(written) == "-"
+    assert [failure.sequence for failure in hand.failures][:1] == [hand.sequence - 2]
+
+
+def test_a_write_through_a_view_that_fails_poisons_its_tensor() -> None:
+    hand = ByHand()
+    base = hand.put(torch.arange(12.0))
+    hand.run(aten.add_.Tensor, Part(base, 0, (2,), (1,)), At(hand.put(torch.ones(5))))
+    assert hand.state(base) == "x"
 
 
 def test_commands_of_one_program_do_not_share_lists() -> None:

@@ -15,6 +15,7 @@ from ptrtensor.tensor.dispatch import run
 from ptrtensor.tensor.marks import settle
 from ptrtensor.tensor.operation import Args, Kwargs, operations
 from ptrtensor.tensor.signature import check_usable
+from ptrtensor.tensor.view import View
 from ptrtensor.tensor.worker import Worker, devices
 
 aten = torch.ops.aten
@@ -23,7 +24,9 @@ aten = torch.ops.aten
 def value_of(pointer: Pointer) -> Tensor:
     """A local copy of the value."""
     check_usable(pointer)
-    return pointer._worker.fetch(pointer._reference)
+    reference = pointer._reference
+    # An alias for this once: one that could not be made, since an operation had failed, would stay so after `recover`.
+    return pointer._worker.fetch(reference.alias() if isinstance(reference, View) else reference)
 
 
 def pointer_to(value: Tensor, worker: Worker, wrap: Wrap) -> Pointer:
