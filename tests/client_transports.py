@@ -104,7 +104,7 @@ def sockets(served: Session) -> Iterator[Transport]:
 
     def run() -> None:
         with theirs, contextlib.suppress(OSError):
-            serve(theirs, served.handle, served.store.objects.__contains__)
+            serve(theirs, served)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ptrtensor.transport.base import Transport
 from ptrtensor.transport.serving import serve
@@ -41,6 +41,7 @@ class EchoWorker:
         self.messages: list[ClientMessage] = []
         self.values: dict[int, memoryview] = {}
         self.error: Exception | None = None
+        self.look: Callable[[], None] = lambda: None
 
     def handle(self, message: ClientMessage, payload: memoryview) -> Iterable[tuple[WorkerMessage, Buffer | None]]:
         self.messages.append(message)
@@ -64,10 +65,16 @@ class EchoWorker:
             case _:
                 return []
 
+    def has_value(self, name: int) -> bool:
+        return name in self.values
+
+    def when_paused(self, look: Callable[[], None]) -> None:
+        self.look = look
+
     def serve(self, sock: socket.socket) -> None:
         with sock:
             try:
-                serve(sock, self.handle, self.values.__contains__)
+                serve(sock, self)
             except Exception as error:
                 self.error = error
 

@@ -302,7 +302,12 @@ def wrap(worker: Worker, reference: Reference | View, meta: TensorMeta, offset: 
         DTYPES[meta.dtype],
         torch.strided,
         worker.device,
-        _extra_dispatch_keys=AUTOCAST_KEYS,
+        False,  # not pinned
+        False,  # nor a leaf that requires grad
+        None,  # sizes and strides are torch's own to answer
+        False,
+        False,
+        AUTOCAST_KEYS,  # by position: as a keyword it costs half as much again
     )
     if meta.conj or meta.neg:
         set_lazy_bits(pointer, meta.conj, meta.neg)

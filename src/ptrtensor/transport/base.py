@@ -11,6 +11,19 @@ Handler = Callable[[ClientMessage, memoryview], Iterable[tuple[WorkerMessage, Bu
 """A worker's session: one message with its payload in, the replies with theirs out."""
 
 
+class Served(Protocol):
+    """What a worker's end of a socket serves: a session, or what stands in front of it."""
+
+    def handle(self, message: ClientMessage, payload: memoryview) -> Iterable[tuple[WorkerMessage, Buffer | None]]:
+        """One message with its payload in, the replies with theirs out."""
+
+    def has_value(self, name: int) -> bool:
+        """Whether this name may be fetched now, before what was sent earlier has run."""
+
+    def when_paused(self, look: Callable[[], None]) -> None:
+        """Call `look` between two commands of a batch: it may hand over a message that overtakes."""
+
+
 class Transport(Protocol):
     """One ordered, reliable way to one worker.
 

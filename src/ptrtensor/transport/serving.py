@@ -2,59 +2,98 @@
 
 import contextlib
 import socket
-from collections.abc import Callable
+import time
 from typing import Final
 
-from ptrtensor.errors import ProtocolError
-from ptrtensor.transport.base import Handler
+from ptrtensor.errors import ProtocolError, PtrTensorError
+from ptrtensor.transport.base import Served
 from ptrtensor.transport.sockets import Stream
-from ptrtensor.wire.connection import Connection, Event, encode, worker_connection
-from ptrtensor.wire.messages import Batch, ClientMessage, Describe, Fetch, Put, Synchronize, WorkerMessage
+from ptrtensor.wire.connection import Event, encode, worker_connection
+from ptrtensor.wire.messages import Batch, ClientMessage, Describe, Fetch, Put, Refused, Synchronize, WorkerMessage
 
 LOOKED_AHEAD: Final = 64
 """Messages among which one that may be answered early is looked for."""
 
+LOOK_SECONDS: Final = 100e-6
+"""How often one is looked for while a batch runs: looking costs about as much as an operation."""
 
-def serve(sock: socket.socket, handle: Handler, has_value: Callable[[int], bool]) -> None:
-    """A worker's end: answer messages on this socket until the client closes it. `has_value` is asked for names.
+
+def serve(sock: socket.socket, served: Served) -> None:
+    """Answer the messages on this socket until the client closes it, or is refused.
 
     :raises ProtocolError: the client broke the protocol; it has been told, the caller closes the socket.
     :raises OSError: the connection broke.
     """
-    stream = Stream(sock)
-    connection = worker_connection()
-    while True:
-        try:
-            if not stream.read_soon(connection):
-                stream.wait(readable=True, writable=False)
-                continue
-        except EOFError:
+    try:
+        Serving(sock, served).run()
+    except RefusedError as refusal:
+        refuse(sock, refusal.reply)
+
+
+class RefusedError(PtrTensorError):
+    """Carries the refusal out of the loop that serves."""
+
+    def __init__(self, reply: Refused) -> None:
+        super().__init__(reply.reason)
+        self.reply = reply
+
+
+class Serving:
+    """One client's messages in order, and those that may overtake [P7.1]."""
+
+    def __init__(self, sock: socket.socket, served: Served) -> None:
+        self._stream = Stream(sock)
+        self._connection = worker_connection()
+        self._served = served
+        self._looked = 0.0
+        served.when_paused(self._look)
+
+    def run(self) -> None:
+        events = self._connection.events
+        while True:
+            try:
+                if not self._stream.read_soon(self._connection):
+                    self._stream.wait(readable=True, writable=False)
+                    continue
+            except EOFError:
+                return
+            finally:
+                while events:
+                    event = events.popleft()
+                    if isinstance(event.message, Batch):
+                        self._look()
+                    self._answer(event)
+                    if isinstance(event.message, Batch) and events and is_quick(events[0].message):
+                        continue  # one system call for the acknowledgement and the answer
+                    self._write()
+
+    def _answer(self, event: Event[ClientMessage]) -> None:
+        for reply, payload in self._served.handle(event.message, event.payload):
+            if isinstance(reply, Refused):
+                raise RefusedError(reply)
+            self._stream.enqueue(encode(reply, payload))
+
+    def _write(self) -> None:
+        while not self._stream.write():
+            self._stream.wait(readable=False, writable=True)
+
+    def _look(self) -> None:
+        """Answer whoever asked meanwhile for a value that is here. Called before a batch, and between its commands."""
+        now = time.perf_counter()
+        if now - self._looked < LOOK_SECONDS:
             return
-        finally:
-            while connection.events:
-                event = next_event(stream, connection, has_value)
-                for reply, payload in handle(event.message, event.payload):
-                    stream.enqueue(encode(reply, payload))
-                if isinstance(event.message, Batch) and connection.events and is_quick(connection.events[0].message):
-                    continue  # one system call for the acknowledgement and the answer
-                while not stream.write():
-                    stream.wait(readable=False, writable=True)
-
-
-def next_event(
-    stream: Stream, connection: Connection[ClientMessage], has_value: Callable[[int], bool]
-) -> Event[ClientMessage]:
-    """The oldest, or one that may overtake it [P7.1]."""
-    events = connection.events
-    if isinstance(events[0].message, Batch):
-        if len(events) < LOOKED_AHEAD and not any(isinstance(event.message, Put) for event in events):
+        self._looked = now
+        waiting = self._connection.events
+        if len(waiting) < LOOKED_AHEAD and not any(isinstance(event.message, Put) for event in waiting):
             with contextlib.suppress(EOFError, ProtocolError):  # they come again when all is done
-                stream.read(connection)
-        for place, event in enumerate(events):
-            if isinstance(event.message, Fetch) and event.message.early and has_value(event.message.name):
-                del events[place]
-                return event
-    return events.popleft()
+                if self._stream.has_arrivals():
+                    self._stream.read(self._connection)
+        for place, event in enumerate(waiting):
+            if isinstance(event.message, Fetch) and event.message.early and self._served.has_value(event.message.name):
+                del waiting[place]
+                self._answer(event)
+                self._write()
+                return
 
 
 def is_quick(message: ClientMessage) -> bool:

@@ -61,6 +61,8 @@ class Stream:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = sock
         self._outbox: deque[Piece] = deque()
+        self._arrivals = select.poll()
+        self._arrivals.register(sock, select.POLLIN)
 
     def enqueue(self, pieces: list[Buffer]) -> None:
         self._outbox.extend([Piece(piece) for piece in pieces])
@@ -82,6 +84,10 @@ class Stream:
             except BlockingIOError:
                 return False
         return True
+
+    def has_arrivals(self) -> bool:
+        """Whether `read` would find something; cheaper than the exception that says there is nothing."""
+        return bool(self._arrivals.poll(0))
 
     def read(self, connection: Connection[Incoming]) -> bool:
         """Receive what is there; False when nothing is.
@@ -189,7 +195,7 @@ class SocketTransport:
         if self._lost is None and not self._receiving.locked():
             with self._receiving:
                 try:
-                    while self._stream.read(self._connection):
+                    while self._stream.has_arrivals() and self._stream.read(self._connection):
                         pass
                 except (OSError, EOFError) as error:
                     self._lost = self._explain(error)

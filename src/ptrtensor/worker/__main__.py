@@ -18,7 +18,7 @@ from ptrtensor.errors import PtrTensorError
 from ptrtensor.transport.sockets import format_address, parse_address
 from ptrtensor.version import __version__
 from ptrtensor.worker.identity import Identity
-from ptrtensor.worker.listener import Gate, listen, refusing, serve_connection, serve_forever, usable_device
+from ptrtensor.worker.listener import Gate, Refusing, listen, serve_connection, serve_forever, usable_device
 from ptrtensor.worker.session import Session
 
 
@@ -71,10 +71,9 @@ def run_child(fd: int | None, connect: str | None, identity: Identity, compute_d
     try:
         usable_device(compute_device)
     except PtrTensorError as error:
-        serve_connection(sock, refusing(str(error)))  # the starter shows it
+        serve_connection(sock, Refusing(str(error)))  # the starter shows it
         return 1
-    gate = Gate(Session(identity, compute_device), threading.Lock(), token=token)
-    serve_connection(sock, gate.handle, gate.has_value)
+    serve_connection(sock, Gate(Session(identity, compute_device), threading.RLock(), token=token))
     return 0
 
 

@@ -5,16 +5,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 
 from ptrtensor._torch.names import DEVICE_TYPE
 from ptrtensor.errors import ProtocolError, PtrTensorError, VersionMismatchError
-from ptrtensor.transport.base import Handler
+from ptrtensor.transport.base import Served
 from ptrtensor.transport.serving import refuse, serve
 from ptrtensor.transport.sockets import LOOPBACK
-from ptrtensor.wire.connection import Buffer
-from ptrtensor.wire.messages import ClientMessage, Hello, Refused, WorkerMessage
+from ptrtensor.wire.messages import ClientMessage, Hello, Refused
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.session import Reply, Session
 
@@ -25,9 +25,9 @@ class Gate:
     Flags and generators are the process's, so sessions take turns, a message at a time.
     """
 
-    def __init__(self, session: Session, turn: threading.Lock, token: str) -> None:
+    def __init__(self, session: Session, turn: AbstractContextManager[object], token: str) -> None:
         self._session = session
-        self._turn = turn
+        self._turn = turn  # an RLock: a message that overtakes comes in the turn of the one that it overtakes
         self._token = token
 
     def handle(self, message: ClientMessage, payload: memoryview) -> list[Reply]:
@@ -37,44 +37,39 @@ class Gate:
             return self._session.handle(message, payload)
 
     def has_value(self, name: int) -> bool:
-        return name in self._session.store.objects
+        return self._session.has_value(name)
+
+    def when_paused(self, look: Callable[[], None]) -> None:
+        self._session.when_paused(look)
 
 
-def refusing(reason: str) -> Handler:
+class Refusing:
     """In a session's place: tells the client why it cannot be served."""
-    return lambda message, payload: [(Refused(reason), None)]
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def handle(self, message: ClientMessage, payload: memoryview) -> list[Reply]:
+        return [(Refused(self._reason), None)]
+
+    def has_value(self, name: int) -> bool:
+        return False
+
+    def when_paused(self, look: Callable[[], None]) -> None:
+        """It never is."""
 
 
-def serve_connection(
-    sock: socket.socket, serving: Handler, has_value: Callable[[int], bool] = lambda name: False
-) -> None:
+def serve_connection(sock: socket.socket, served: Served) -> None:
     """Serve one client until it leaves, is refused or breaks a rule; the socket is closed after it."""
-
-    def handle(message: ClientMessage, payload: memoryview) -> list[tuple[WorkerMessage, Buffer | None]]:
-        replies = list(serving(message, payload))
-        if any(isinstance(reply, Refused) for reply, _ in replies):
-            raise RefusedError(replies[0][0])
-        return replies
-
     with sock, contextlib.suppress(OSError):
         try:
-            serve(sock, handle, has_value)
-        except RefusedError as refusal:
-            refuse(sock, refusal.reply)
+            serve(sock, served)
         except ProtocolError as error:
             refuse(sock, Refused(str(error), version=isinstance(error, VersionMismatchError)))
         except OSError:
             raise
         except Exception as error:
             refuse(sock, Refused(f"the worker met an error of its own: {type(error).__name__}: {error}"))
-
-
-class RefusedError(PtrTensorError):
-    """Carries the refusal out of the loop that serves."""
-
-    def __init__(self, reply: WorkerMessage) -> None:
-        super().__init__(str(reply))
-        self.reply = reply
 
 
 def usable_device(name: str) -> torch.device:
@@ -110,7 +105,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve_forever(listener: socket.socket, identity: Identity, compute_device: str) -> None:
     """Accept clients until the process ends; each has a session of its own."""
-    turn = threading.Lock()
+    turn = threading.RLock()
     while True:
         try:
             sock, _ = listener.accept()
@@ -120,7 +115,7 @@ def serve_forever(listener: socket.socket, identity: Identity, compute_device: s
         start_serving(sock, Session(identity, compute_device), turn)
 
 
-def start_serving(sock: socket.socket, session: Session, turn: threading.Lock) -> None:
+def start_serving(sock: socket.socket, session: Session, turn: AbstractContextManager[object]) -> None:
     """In a thread, which alone holds the session: what a client leaves behind is freed with it."""
     gate = Gate(session, turn, token="")
-    threading.Thread(target=serve_connection, args=(sock, gate.handle, gate.has_value), daemon=True).start()
+    threading.Thread(target=serve_connection, args=(sock, gate), daemon=True).start()

@@ -5,6 +5,7 @@ in-process worker and one behind a socket are the same code.
 """
 
 import struct
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Final, assert_never
 
@@ -68,6 +69,7 @@ class Session:
     def __init__(self, identity: Identity, compute_device: str = "cpu") -> None:
         self.store = Store()
         self.closed = False
+        self._pause: Callable[[], None] | None = None
         self._identity = identity
         self._device = torch.device(compute_device)
         self._randomness = Randomness(self._device)
@@ -81,6 +83,13 @@ class Session:
         :raises ProtocolError: the client broke a rule; the session is over.
         """
         return isolated(self._handle, message, payload)
+
+    def has_value(self, name: int) -> bool:
+        return name in self.store.objects
+
+    def when_paused(self, look: Callable[[], None]) -> None:
+        """Call this between the commands of a batch. It may have `handle` answer a `Fetch`, and nothing else."""
+        self._pause = look
 
     def _handle(self, message: ClientMessage, payload: memoryview) -> list[Reply]:
         match message:
@@ -139,7 +148,7 @@ class Session:
             self._define(instruction)
         if batch.first > self._executor.executed:
             raise ProtocolError(f"the client skipped from command {self._executor.executed} to {batch.first}")
-        programs, executor, drop = self._programs, self._executor, self.store.drop
+        programs, executor, drop, pause = self._programs, self._executor, self.store.drop, self._pause
         sequence, offset, end = batch.first, 0, len(commands)
         while offset < end:
             try:
@@ -162,6 +171,8 @@ class Session:
                     # [P7.2]: what was run before an interruption is not run again.
                     if sequence >= executor.executed:
                         executor.run(program, fields, sequence)
+                        if pause is not None:
+                            pause()
             except KeyError:
                 raise ProtocolError("the client used an instruction that it never defined") from None
             except (struct.error, ValueError, TypeError, OverflowError) as error:

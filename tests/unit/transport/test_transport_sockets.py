@@ -5,7 +5,7 @@ import errno
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,22 @@ import ptrtensor
 from ptrtensor.errors import ProtocolError, PtrTensorError, WorkerLostError
 from ptrtensor.transport.serving import refuse, serve
 from ptrtensor.transport.sockets import Piece, SocketTransport, Stream, connect, format_address, parse_address
-from ptrtensor.wire.messages import Acknowledged, Done, Fetch, Hide, Message, Put, Refused, Synchronize, Value
+from ptrtensor.wire.connection import Buffer
+from ptrtensor.wire.messages import (
+    Acknowledged,
+    Batch,
+    ClientMessage,
+    Done,
+    Fetch,
+    Hide,
+    Message,
+    Missing,
+    Put,
+    Refused,
+    Synchronize,
+    Value,
+    WorkerMessage,
+)
 
 Pair = Callable[[], tuple[socket.socket, socket.socket]]
 PACKAGE = str(Path(ptrtensor.__file__).parent)
@@ -247,7 +262,7 @@ def test_a_worker_that_refuses_is_heard_whatever_else_was_sent(
     def refusing() -> None:
         with theirs, contextlib.suppress(OSError):
             try:
-                serve(theirs, EchoWorker().handle, bool)
+                serve(theirs, EchoWorker())
             except ProtocolError as error:
                 refuse(theirs, Refused(str(error)))
 
@@ -334,7 +349,7 @@ def test_what_came_before_an_offence_is_answered(pair: tuple[socket.socket, sock
     mine.sendall(frame(HELLO) + frame(Synchronize(5)) + b"x" * 16)
     worker = EchoWorker()
     with pytest.raises(ProtocolError, match="wrong first bytes"):
-        serve(theirs, worker.handle, bool)
+        serve(theirs, worker)
     theirs.close()
     transport = SocketTransport(mine, "worker echo")
     answers = [next_event(transport)[0] for _ in range(3)]
@@ -424,3 +439,28 @@ def test_no_interruption_of_send_and_poll_breaks_the_connection(method: str) -> 
             assert completes(finish, mine), f"hangs after an interruption at place {at}"
             assert worker.error is None, f"place {at}"
     assert at > 30
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_value_overtakes_the_rest_of_a_batch(pair: tuple[socket.socket, socket.socket], early: bool) -> None:
+    mine, theirs = pair
+    looked = threading.Event()
+
+    class Pausing(EchoWorker):
+        def handle(self, message: ClientMessage, payload: memoryview) -> Iterable[tuple[WorkerMessage, Buffer | None]]:
+            if isinstance(message, Batch):
+                mine.sendall(frame(Fetch(5, 1, early)) + frame(Fetch(6, 2, early)))
+                time.sleep(0.001)
+                self.look()
+                self.look()  # so soon after the other it does nothing
+                looked.set()
+            return super().handle(message, payload)
+
+    mine.sendall(frame(HELLO) + frame(Put(1, meta_for(3)), b"abc") + frame(Batch(0, 1, [])))
+    with served(theirs, Pausing()):
+        transport = SocketTransport(mine, "worker echo")
+        answers = [next_event(transport)[0] for _ in range(4)]
+        assert looked.wait(5)
+        transport.close()
+    order = [Value, Acknowledged, Missing] if early else [Acknowledged, Value, Missing]
+    assert [type(answer) for answer in answers[1:]] == order

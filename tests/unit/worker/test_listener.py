@@ -5,7 +5,7 @@ import torch
 
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.wire.messages import Refused, Synchronize
-from ptrtensor.worker.listener import refusing, usable_device
+from ptrtensor.worker.listener import Refusing, usable_device
 
 
 def test_a_usable_device() -> None:
@@ -27,4 +27,4 @@ def test_cuda_where_there_is_none() -> None:
 
 
 def test_every_message_is_refused() -> None:
-    assert list(refusing("no room")(Synchronize(1), memoryview(b""))) == [(Refused("no room"), None)]
+    assert list(Refusing("no room").handle(Synchronize(1), memoryview(b""))) == [(Refused("no room"), None)]
