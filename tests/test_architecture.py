@@ -17,13 +17,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
     "locks": set(),
+    "progress": set(),
     "_torch": {"errors", "locks", "wire.metadata", "wire.limits"},
     "wire": {"errors", "locks"},
     "transport": {"errors", "wire"},
     "worker": {"errors", "version", "wire", "transport", "_torch"},
     "client": {"errors", "version", "wire", "transport"},
     "tensor": {"errors", "locks", "wire", "client", "_torch"},
-    "api": {"errors", "version", "wire", "transport", "worker", "client", "tensor", "_torch"},
+    "api": {"errors", "version", "progress", "wire", "transport", "worker", "client", "tensor", "_torch"},
     "": {"errors", "version", "wire", "transport", "worker", "client", "tensor", "_torch", "api"},
 }
 

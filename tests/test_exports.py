@@ -35,6 +35,7 @@ PUBLIC = ERRORS | {
     "is_pointer",
     "PointerTensor",
     "synchronize",
+    "profile",
     "errors",
 }
 

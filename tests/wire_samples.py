@@ -47,6 +47,8 @@ from ptrtensor.wire.messages import (
     Hide,
     Inventory,
     ManualSeed,
+    Measure,
+    Measured,
     Message,
     Missing,
     Put,
@@ -57,6 +59,7 @@ from ptrtensor.wire.messages import (
     Settings,
     Statistics,
     Synchronize,
+    Timing,
     Value,
     Welcome,
     WorkerMessage,
@@ -117,6 +120,7 @@ FROM_CLIENT: Final[list[Sample]] = [
     (ReadGenerator(7), b""),
     (WriteGenerator(TensorMeta((16,), (1,), "uint8")), bytes(range(16))),
     (Statistics(8), b""),
+    (Measure(8, True), b""),
     (Bye(9), b""),
 ]
 
@@ -130,7 +134,8 @@ FROM_WORKER: Final[list[Sample]] = [
     (Missing(5, 6), b""),
     (Done(7), b""),
     (Acknowledged(8, [FAILURE]), b""),
-    (Counters(9, 1, 2, 3, 4), b""),
+    (Counters(9, 1, 2, 3, 4, 5), b""),
+    (Measured(9, [Timing("aten::add.Tensor", 2, 0.25)]), b""),
 ]
 
 FURTHER: Final[list[Sample]] = [

@@ -35,6 +35,7 @@ from ptrtensor.errors import WorkerMismatchError as WorkerMismatchError
 from ptrtensor.tensor.hook import TorchHook as TorchHook
 from ptrtensor.tensor.local import local_worker as local_worker
 from ptrtensor.tensor.pointer import PointerTensor as PointerTensor
+from ptrtensor.tensor.profile import profile as profile
 from ptrtensor.version import __version__ as __version__
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "is_pointer",
     "local_worker",
     "move",
+    "profile",
     "send",
     "synchronize",
 ]

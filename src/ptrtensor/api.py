@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import PtrTensorError, UnsupportedOpError
+from ptrtensor.progress import terminal_bars
 from ptrtensor.tensor import worker as tensor_worker
 from ptrtensor.tensor.arguments import checked_texts, shown
 from ptrtensor.tensor.autocast import Autocast
@@ -21,7 +22,7 @@ from ptrtensor.tensor.hook import TorchHook
 from ptrtensor.tensor.modules import convert
 from ptrtensor.tensor.pointer import PointerTensor, wrap
 from ptrtensor.tensor.transfer import send_tensor
-from ptrtensor.tensor.worker import check_id, check_worker, devices
+from ptrtensor.tensor.worker import call_sites, check_id, check_worker, devices
 from ptrtensor.transport.base import Transport
 from ptrtensor.transport.inprocess import InProcessTransport
 from ptrtensor.transport.process import START_SECONDS, WorkerProcess
@@ -51,7 +52,8 @@ class ConnectedWorker(Worker):
     """A worker at the other end of a transport."""
 
     def __init__(self, id: str, transport: Transport, token: str = "", seconds: float = GREETING_SECONDS) -> None:
-        client = Client(transport, id, synchronous=os.environ.get("PTRTENSOR_SYNC") == "1", idle_seconds=FLUSH_SECONDS)
+        synchronous = os.environ.get("PTRTENSOR_SYNC") == "1"
+        client = Client(transport, id, synchronous=synchronous, idle_seconds=FLUSH_SECONDS, call_sites=call_sites)
         try:
             welcome = client.greet(str(torch.__version__), token, seconds)
             super().__init__(id, client, welcome.compute_device)
@@ -139,9 +141,8 @@ class ProcessWorker(ConnectedWorker):
         check_id(id)
         self._process = WorkerProcess(id, device_name(compute_device))
         try:
-            super().__init__(
-                id, SocketTransport(self._process.socket, f"worker {id}"), self._process.token, START_SECONDS
-            )
+            transport = SocketTransport(self._process.socket, f"worker {id}", *terminal_bars(id))
+            super().__init__(id, transport, self._process.token, START_SECONDS)
         except BaseException:
             self._process.end()
             raise
@@ -185,7 +186,7 @@ class RemoteWorker(ConnectedWorker):
         host, port = parse_address(address)
         name = address if id is None else id
         check_id(name)
-        super().__init__(name, connect(host, port, f"worker {name}"))
+        super().__init__(name, connect(host, port, f"worker {name}", *terminal_bars(name)))
 
 
 @overload

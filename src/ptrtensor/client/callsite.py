@@ -14,9 +14,13 @@ class CallSite(NamedTuple):
     line: int
 
     def __str__(self) -> str:
-        source = linecache.getline(self.code.co_filename, self.line).strip()
         where = f'File "{self.code.co_filename}", line {self.line}, in {self.code.co_name}'
-        return f"{where}\n    {source}" if source else where
+        return f"{where}\n    {self.source}" if self.source else where
+
+    @property
+    def source(self) -> str:
+        """The line itself, where its file can be read."""
+        return linecache.getline(self.code.co_filename, self.line).strip()
 
 
 class CallSites:

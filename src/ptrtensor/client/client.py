@@ -10,14 +10,16 @@ one of its own for the moment in which a command joins. Blocking on flow control
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from itertools import count
 from typing import Final, TypeVar
 
-from ptrtensor.client.callsite import CallSite
+from ptrtensor.client.callsite import PTRTENSOR_FOLDER, CallSite, CallSites
 from ptrtensor.client.failures import Failures
 from ptrtensor.client.flusher import Flusher
 from ptrtensor.client.outbox import Outbox
+from ptrtensor.client.waits import Waits
 from ptrtensor.errors import (
     ObjectNotFoundError,
     ProtocolError,
@@ -55,19 +57,24 @@ SOON_AFTER: Final = 128
 MAX_IN_FLIGHT: Final = 8192
 """Commands posted and not acknowledged; past this the caller blocks."""
 
+OURS: Final = CallSites((PTRTENSOR_FOLDER,))
+
 R = TypeVar("R", bound=Reply, covariant=True)
 
 
 class Client:
     """Speaks for this process with one worker; each `ConnectedWorker` makes its own."""
 
-    def __init__(self, transport: Transport, worker: str, *, synchronous: bool, idle_seconds: float) -> None:
+    def __init__(
+        self, transport: Transport, worker: str, *, synchronous: bool, idle_seconds: float, call_sites: CallSites = OURS
+    ) -> None:
         self.worker = worker
         self.failures = Failures(worker)
-        self.waits = 0
+        self.waits = Waits()
         self.bytes_sent = 0
         self.bytes_received = 0
         self._transport = transport
+        self._call_sites = call_sites
         self._synchronous = synchronous
         self._outbox = Outbox(self.failures)
         self.drops, self.living = self._outbox.drops, self._outbox.living
@@ -172,10 +179,12 @@ class Client:
         try:
             self._awaited.add(number)
             self.send(make(number))
-            self.waits += 1
+            self.waits.count += 1
             self._waited_at, self._most = self._outbox.first, FLUSH_IDLE
+            began = time.perf_counter()
             self._read_until(lambda: number in self._replies, seconds)
             reply, payload = self._replies.pop(number)
+            self.waits.add(self._call_sites.current(), time.perf_counter() - began)
         finally:
             self._awaited.discard(number)
             self._replies.pop(number, None)
@@ -255,6 +264,11 @@ class Client:
         self._transport.abandon()
 
     @property
+    def in_flight(self) -> int:
+        """Commands that were posted and are not acknowledged."""
+        return self._outbox.next - self._acknowledged
+
+    @property
     def lost(self) -> PtrTensorError | None:
         return self._lost
 
@@ -283,12 +297,11 @@ class Client:
 
     def _wait_for_room(self) -> None:
         """[P7.5]: the caller blocks rather than the worker's queue growing, and reads while it does."""
-        if self._outbox.next - self._acknowledged > MAX_IN_FLIGHT:
+        if self.in_flight > MAX_IN_FLIGHT:
             self._read_until(self._has_room)
 
     def _has_room(self) -> bool:
-        in_flight = self._outbox.next - self._acknowledged
-        return self._lost is not None or in_flight <= MAX_IN_FLIGHT or self._acknowledged >= self._outbox.first
+        return self._lost is not None or self.in_flight <= MAX_IN_FLIGHT or self._acknowledged >= self._outbox.first
 
     def _poll(self) -> None:
         """Take in what has arrived, if nobody else is about to."""

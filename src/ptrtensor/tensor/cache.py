@@ -2,7 +2,7 @@
 
 import struct
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Final, NamedTuple
 
 from ptrtensor.wire.instruction import Instruction
@@ -73,6 +73,8 @@ class Cache:
     def __init__(self, capacity: int = MAX_INSTRUCTIONS) -> None:
         self.hits = 0
         self.misses = 0
+        self.missed: Counter[str] = Counter()
+        """The misses by operation."""
         self._entries: OrderedDict[Key, Prediction] = OrderedDict()
         self._shared: OrderedDict[Key, Template] = OrderedDict()
         self._views: dict[Key, list[Extent]] = {}

@@ -106,6 +106,7 @@ def predicted(worker: Worker, call: Call) -> Prediction:
     key = (worker.mirror_flags(), *call.key)
     prediction = worker.cache.get(key)
     if prediction is None:
+        worker.cache.missed[call.operation.name] += 1
         prediction = predict(worker, call)
         worker.cache.add(key, prediction)
     return prediction

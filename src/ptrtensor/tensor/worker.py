@@ -101,11 +101,16 @@ class Worker(ABC):
         self._sequential = seed is not None
 
     def stats(self) -> dict[str, int]:
-        """Counters: commands, waits, bytes each way, cache hits and misses, live objects and bytes at the worker."""
+        """Counters: operations, commands, those in flight, waits, bytes each way, cache hits and misses, live objects
+        and bytes at the worker.
+        """
+        in_flight = self.client.in_flight
         counters, _ = self.client.request(messages.Statistics, messages.Counters)
         return {
+            "operations": counters.operations,
             "commands": counters.commands,
-            "waits": self.client.waits,
+            "in_flight": in_flight,
+            "waits": self.client.waits.count,
             "bytes_sent": self.client.bytes_sent,
             "bytes_received": self.client.bytes_received,
             "cache_hits": self.cache.hits,

@@ -11,6 +11,10 @@ Handler = Callable[[ClientMessage, memoryview], Iterable[tuple[WorkerMessage, Bu
 """A worker's session: one message with its payload in, the replies with theirs out."""
 
 
+Show = Callable[[int, int], None]
+"""Is told of a long transfer, how many bytes of how many have crossed; at its end, however it ends, all of them."""
+
+
 class Served(Protocol):
     """What a worker's end of a socket serves: a session, or what stands in front of it."""
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from ptrtensor.errors import ProtocolError, PtrTensorError
 from ptrtensor.transport.base import Served
-from ptrtensor.transport.sockets import Stream
+from ptrtensor.transport.sockets import WORKER_SPIN_SECONDS, Stream
 from ptrtensor.wire.connection import Event, encode, worker_connection
 from ptrtensor.wire.messages import Batch, ClientMessage, Describe, Fetch, Put, Refused, Synchronize, WorkerMessage
 
@@ -52,7 +52,7 @@ class Serving:
         events = self._connection.events
         while True:
             try:
-                if not self._stream.read_soon(self._connection):
+                if not self._stream.read_soon(self._connection, WORKER_SPIN_SECONDS):
                     self._stream.wait(readable=True, writable=False)
                     continue
             except EOFError:

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Final
 
 from ptrtensor.errors import PtrTensorError, WorkerLostError
+from ptrtensor.transport.base import Show
 from ptrtensor.wire.connection import (
     Buffer,
     Connection,
@@ -25,8 +26,16 @@ CONNECT_SECONDS: Final = 10.0
 LOOK_AGAIN_SECONDS: Final = 0.02
 """How soon a thread that sends sees that the one which received has left."""
 
-SPIN_SECONDS: Final = 200e-6 if (os.cpu_count() or 1) > 1 else 0.0
-"""How long both ends go on looking before they sleep."""
+SPINS: Final = (os.cpu_count() or 1) > 1
+
+WORKER_SPIN_SECONDS: Final = 200e-6 if SPINS else 0.0
+"""How long a worker that has nothing to do goes on looking before it sleeps."""
+
+CALLER_SPIN_SECONDS: Final = 500e-6 if SPINS else 0.0
+"""The same for a caller that waits for an answer."""
+
+LONG_BYTES: Final = 16 * 1024 * 1024
+"""Of a transfer of so many bytes its progress is told."""
 
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 ADDRESS: Final = re.compile(r"(?:\[([^\[\]\s]*:[^\[\]\s]*)\]|([^\[\]:\s]+)):([0-9]{1,9})")
@@ -71,6 +80,10 @@ class Stream:
     def has_unsent(self) -> bool:
         return bool(self._outbox)
 
+    @property
+    def unsent_bytes(self) -> int:
+        return sum(len(piece.rest()) for piece in list(self._outbox))
+
     def write(self) -> bool:
         """Send what the system takes; True when nothing is left."""
         while self._outbox:
@@ -105,9 +118,9 @@ class Stream:
         connection.advance()
         return True
 
-    def read_soon(self, connection: Connection[Incoming]) -> bool:
+    def read_soon(self, connection: Connection[Incoming], spin_seconds: float) -> bool:
         """The same, and look again for a moment: to be woken takes longer than most gaps last."""
-        until = time.perf_counter() + SPIN_SECONDS
+        until = time.perf_counter() + spin_seconds
         while not self.read(connection):
             if time.perf_counter() > until:
                 return False
@@ -128,8 +141,11 @@ class SocketTransport:
 
     computes_on_sender = False
 
-    def __init__(self, sock: socket.socket, peer: str) -> None:
+    def __init__(
+        self, sock: socket.socket, peer: str, sending: Show | None = None, receiving: Show | None = None
+    ) -> None:
         self._stream = Stream(sock)
+        self._sending_shown, self._receiving_shown = sending or silent, receiving or silent
         self._connection = client_connection()
         self._peer = peer
         self._lost: str | None = None
@@ -148,8 +164,11 @@ class SocketTransport:
                     self._send_all()
 
     def _send_all(self) -> None:
+        total = self._stream.unsent_bytes
         try:
             while not self._stream.write():
+                if total >= LONG_BYTES:
+                    self._sending_shown(total - self._stream.unsent_bytes, total)
                 # Both sides would stand still if this one did not go on reading while it cannot write.
                 # The lock is noted in the call that takes it: Ctrl-C cannot fall between.
                 held: list[bool] = []
@@ -164,20 +183,32 @@ class SocketTransport:
                         self._receiving.release()
         except (OSError, EOFError) as error:
             self._lose(error)
+        finally:
+            if total >= LONG_BYTES:
+                self._sending_shown(total, total)
 
     def wait(self, seconds: float | None = None) -> None:
         if self._stream.has_unsent:
             self._send_rest()
         with self._receiving:
-            while not self.events:
-                self._check()
-                try:
-                    if self._stream.read_soon(self._connection) or self.events:
-                        continue
-                    if not self._stream.wait(readable=True, writable=False, seconds=seconds):
-                        raise TimeoutError(f"it said nothing for {seconds:g} s")
-                except (OSError, EOFError) as error:
-                    self._lose(error)
+            try:
+                self._receive(seconds)
+            finally:
+                self._receiving_shown(0, 0)
+
+    def _receive(self, seconds: float | None) -> None:
+        while not self.events:
+            self._check()
+            filled, total = self._connection.partial
+            if total >= LONG_BYTES:
+                self._receiving_shown(filled, total)
+            try:
+                if self._stream.read_soon(self._connection, CALLER_SPIN_SECONDS) or self.events:
+                    continue
+                if not self._stream.wait(readable=True, writable=False, seconds=seconds):
+                    raise TimeoutError(f"it said nothing for {seconds:g} s")
+            except (OSError, EOFError) as error:
+                self._lose(error)
 
     def _send_rest(self) -> None:
         """What an interrupted `send` left, unless another thread is sending it."""
@@ -230,6 +261,10 @@ class SocketTransport:
         )
 
 
+def silent(done: int, total: int) -> None:
+    """Tells nobody."""
+
+
 def parse_address(address: object, *, lowest_port: int = 1) -> tuple[str, int]:
     """Host and port of ``HOST:PORT``.
 
@@ -249,7 +284,9 @@ def format_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def connect(host: str, port: int, peer: str) -> SocketTransport:
+def connect(
+    host: str, port: int, peer: str, sending: Show | None = None, receiving: Show | None = None
+) -> SocketTransport:
     """A transport to a worker that listens on this address.
 
     :raises WorkerLostError: nobody listens there.
@@ -262,4 +299,4 @@ def connect(host: str, port: int, peer: str) -> SocketTransport:
         if host in LOOPBACK:
             mend = f"start a worker there: python -m ptrtensor.worker --listen {address}"
         raise WorkerLostError(f"nobody answers at {address} ({error}); {mend}") from error
-    return SocketTransport(sock, peer)
+    return SocketTransport(sock, peer, sending, receiving)

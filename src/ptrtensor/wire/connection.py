@@ -168,6 +168,11 @@ class Connection(Generic[Incoming]):
         return self.events.popleft() if self.events else None
 
     @property
+    def partial(self) -> tuple[int, int]:
+        """Of the payload that is arriving: how many bytes are here, and how many there will be."""
+        return (0, 0) if self._partial is None else (self._filled, len(self._partial.payload))
+
+    @property
     def cut(self) -> bool:
         """Whether the stream, if it ends here, cuts a message."""
         return self._partial is not None or self._start != self._end

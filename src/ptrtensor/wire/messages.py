@@ -133,6 +133,13 @@ class Statistics(msgspec.Struct, frozen=True, tag=True):
     request: int
 
 
+class Measure(msgspec.Struct, frozen=True, tag=True):
+    """From now on the time of each operation is measured, or no more."""
+
+    request: int
+    on: bool
+
+
 class Bye(msgspec.Struct, frozen=True, tag=True):
     request: int
 
@@ -219,9 +226,25 @@ class Acknowledged(msgspec.Struct, frozen=True, tag=True):
 class Counters(msgspec.Struct, frozen=True, tag=True):
     request: int
     commands: int
+    operations: int
     objects: int
     object_bytes: int
     poisoned: int
+
+
+class Timing(msgspec.Struct, frozen=True, array_like=True):
+    """What the runs of one operation took, in seconds of the worker's clock."""
+
+    operation: str
+    count: int
+    seconds: float
+
+
+class Measured(msgspec.Struct, frozen=True, tag=True):
+    """What was measured until now."""
+
+    request: int
+    timings: list[Timing]
 
 
 ClientMessage = (
@@ -241,12 +264,15 @@ ClientMessage = (
     | ReadGenerator
     | WriteGenerator
     | Statistics
+    | Measure
     | Bye
 )
-WorkerMessage = Welcome | Refused | Value | Described | Found | Failed | Missing | Done | Acknowledged | Counters
+WorkerMessage = (
+    Welcome | Refused | Value | Described | Found | Failed | Missing | Done | Acknowledged | Counters | Measured
+)
 Message = ClientMessage | WorkerMessage
 
-Reply = Value | Described | Found | Failed | Missing | Done | Counters
+Reply = Value | Described | Found | Failed | Missing | Done | Counters | Measured
 """The messages that answer a request, each by its number."""
 
 PAYLOAD_OF_TENSOR: Final = (Put, Value, WriteGenerator)

@@ -24,6 +24,8 @@ class Executor:
         self.failures: list[Failure] = []
         self.executed = 0
         """The sequence number of the command that runs next."""
+        self.operations = 0
+        """How many were run, drops not among them."""
         self._store = store
         self._randomness = randomness
 
@@ -34,6 +36,7 @@ class Executor:
         [P7.2]; interrupted after, it has failed.
         """
         objects = self._store.objects
+        self.operations += 1
         try:
             args, kwargs = program.arguments(fields, objects)
         except KeyError:

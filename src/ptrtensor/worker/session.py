@@ -39,6 +39,8 @@ from ptrtensor.wire.messages import (
     Hide,
     Inventory,
     ManualSeed,
+    Measure,
+    Measured,
     Missing,
     Put,
     ReadGenerator,
@@ -46,6 +48,7 @@ from ptrtensor.wire.messages import (
     Search,
     Statistics,
     Synchronize,
+    Timing,
     Value,
     WorkerMessage,
     WriteGenerator,
@@ -56,6 +59,7 @@ from ptrtensor.worker.flags import ClientFlags
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.program import Program
 from ptrtensor.worker.randomness import Randomness
+from ptrtensor.worker.stopwatch import Stopwatch
 from ptrtensor.worker.store import Note, Store
 
 Reply = tuple[WorkerMessage, Buffer | None]
@@ -76,6 +80,7 @@ class Session:
         self._executor = Executor(self.store, self._randomness)
         self._programs: dict[int, Program] = {}
         self._flags = ClientFlags()
+        self._stopwatch: Stopwatch | None = None
 
     def handle(self, message: ClientMessage, payload: memoryview) -> list[Reply]:
         """Answer one message.
@@ -135,6 +140,8 @@ class Session:
                 return []
             case Statistics(request):
                 return [(self._count(request), None)]
+            case Measure(request, on):
+                return [(Measured(request, self._measure(on)), None)]
             case Bye(request):
                 self.closed = True
                 return [(self._acknowledge(), None), (Done(request), None)]
@@ -149,6 +156,7 @@ class Session:
         if batch.first > self._executor.executed:
             raise ProtocolError(f"the client skipped from command {self._executor.executed} to {batch.first}")
         programs, executor, drop, pause = self._programs, self._executor, self.store.drop, self._pause
+        run = executor.run if self._stopwatch is None else self._stopwatch.run
         sequence, offset, end = batch.first, 0, len(commands)
         while offset < end:
             try:
@@ -170,7 +178,7 @@ class Session:
                     offset += program.layout.size
                     # [P7.2]: what was run before an interruption is not run again.
                     if sequence >= executor.executed:
-                        executor.run(program, fields, sequence)
+                        run(program, fields, sequence)
                         if pause is not None:
                             pause()
             except KeyError:
@@ -273,12 +281,18 @@ class Session:
         except (RuntimeError, TypeError, ValueError) as error:
             raise ProtocolError(f"the client sent a generator state that torch refuses: {error}") from error
 
+    def _measure(self, on: bool) -> list[Timing]:
+        timings = [] if self._stopwatch is None else self._stopwatch.timings()
+        self._stopwatch = Stopwatch(self._executor) if on else None
+        return timings
+
     def _count(self, request: int) -> Counters:
         tensors = [value for value in self.store.objects.values() if isinstance(value, Tensor)]
         storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
         return Counters(
             request,
             self._executor.executed,
+            self._executor.operations,
             len(tensors),
             sum(storages.values()),
             len(self.store.poisoned),

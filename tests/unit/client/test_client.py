@@ -299,10 +299,10 @@ def answered(client: Client, transport: ScriptedTransport, reply: WorkerMessage)
 
 
 def test_the_answer_comes_back(client: Client, transport: ScriptedTransport) -> None:
-    waits = client.waits
+    waits = client.waits.count
     value, _ = answered(client, transport, messages.Value(0, scalar=3))
     assert value.scalar == 3
-    assert client.waits == waits + 1
+    assert client.waits.count == waits + 1
 
 
 def test_a_missing_object(client: Client, transport: ScriptedTransport) -> None:
@@ -312,7 +312,7 @@ def test_a_missing_object(client: Client, transport: ScriptedTransport) -> None:
 
 def test_an_answer_of_the_wrong_kind(client: Client, transport: ScriptedTransport) -> None:
     with pytest.raises(ProtocolError, match="Counters, not Value"):
-        answered(client, transport, messages.Counters(0, 0, 0, 0, 0))
+        answered(client, transport, messages.Counters(0, 0, 0, 0, 0, 0))
 
 
 def test_answers_to_nobody_are_dropped(client: Client, transport: ScriptedTransport) -> None:

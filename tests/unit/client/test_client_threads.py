@@ -102,7 +102,7 @@ def test_every_request_is_answered(kind: str, impatient: None) -> None:
                 assert fetch(client, names[place]) == place
 
         together(ask)
-        assert client.waits == THREADS * ROUNDS
+        assert client.waits.count == THREADS * ROUNDS
 
 
 def test_pointers_in_several_threads(worker: pt.Worker, impatient: None) -> None:

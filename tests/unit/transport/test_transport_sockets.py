@@ -16,7 +16,15 @@ from wire_samples import WELCOME, frame, header
 import ptrtensor
 from ptrtensor.errors import ProtocolError, PtrTensorError, WorkerLostError
 from ptrtensor.transport.serving import refuse, serve
-from ptrtensor.transport.sockets import Piece, SocketTransport, Stream, connect, format_address, parse_address
+from ptrtensor.transport.sockets import (
+    LONG_BYTES,
+    Piece,
+    SocketTransport,
+    Stream,
+    connect,
+    format_address,
+    parse_address,
+)
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.messages import (
     Acknowledged,
@@ -464,3 +472,28 @@ def test_a_value_overtakes_the_rest_of_a_batch(pair: tuple[socket.socket, socket
         transport.close()
     order = [Value, Acknowledged, Missing] if early else [Acknowledged, Value, Missing]
     assert [type(answer) for answer in answers[1:]] == order
+
+
+def test_progress_is_told_of_what_is_long_and_its_end(pair: tuple[socket.socket, socket.socket]) -> None:
+    mine, theirs = pair
+    sent: list[tuple[int, int]] = []
+    received: list[tuple[int, int]] = []
+    size = 2 * LONG_BYTES
+    with served(theirs, EchoWorker()):
+        transport = SocketTransport(
+            mine,
+            "worker echo",
+            lambda done, total: sent.append((done, total)),
+            lambda done, total: received.append((done, total)),
+        )
+        greet(transport)
+        assert sent == [] and set(received) <= {(0, 0)}
+        received.clear()
+        transport.send(Put(1, meta_for(size)), bytes(size))
+        transport.send(Fetch(1, 1))
+        assert len(next_event(transport)[1]) == size
+        transport.close()
+    total = sent[-1][1]
+    assert size < total < size + 1000 and sent[-1] == (total, total) and sent == sorted(sent)
+    assert received[-1] == (0, 0) and received[:-1] == sorted(received[:-1])
+    assert {total for _, total in received[:-1]} == {size}

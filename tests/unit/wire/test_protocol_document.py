@@ -16,6 +16,7 @@ from ptrtensor.wire.messages import (
     Extent,
     Failure,
     Settings,
+    Timing,
     WorkerMessage,
 )
 from ptrtensor.wire.metadata import ITEM_BYTES, TensorMeta
@@ -26,7 +27,7 @@ DOCUMENT: Final = (ROOT / "docs" / "reference" / "protocol.md").read_text()
 
 FROM_CLIENT: Final[tuple[type[msgspec.Struct], ...]] = get_args(ClientMessage)
 FROM_WORKER: Final[tuple[type[msgspec.Struct], ...]] = get_args(WorkerMessage)
-PARTS: Final[tuple[type[msgspec.Struct], ...]] = (TensorMeta, Extent, Entry, Failure, Instruction, Settings)
+PARTS: Final[tuple[type[msgspec.Struct], ...]] = (TensorMeta, Extent, Entry, Failure, Timing, Instruction, Settings)
 
 PARAGRAPHS: Final = set(re.findall(r"^\*\*(P\d+\.\d+)\*\*", DOCUMENT, re.MULTILINE))
 SECTIONS: Final = set(re.findall(r"^## (P\d+) ", DOCUMENT, re.MULTILINE))
