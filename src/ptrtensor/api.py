@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ptrtensor._torch.memory import allocate
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import PtrTensorError, UnsupportedOpError
@@ -23,10 +24,11 @@ from ptrtensor.tensor.modules import convert
 from ptrtensor.tensor.pointer import PointerTensor, wrap
 from ptrtensor.tensor.transfer import send_tensor
 from ptrtensor.tensor.worker import call_sites, check_id, check_worker, devices
+from ptrtensor.transport.addresses import parse_address
 from ptrtensor.transport.base import Transport
 from ptrtensor.transport.inprocess import InProcessTransport
 from ptrtensor.transport.process import START_SECONDS, WorkerProcess
-from ptrtensor.transport.sockets import SocketTransport, connect, parse_address
+from ptrtensor.transport.sockets import SocketTransport, connect
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages
 from ptrtensor.wire.limits import MAX_RESULTS
@@ -102,7 +104,7 @@ class VirtualWorker(ConnectedWorker):
     def __init__(self, hook: TorchHook | None = None, *, id: str) -> None:
         check_id(id)
         self._session = Session(Identity(id, __version__, str(torch.__version__)))
-        super().__init__(id, InProcessTransport(self._session.handle))
+        super().__init__(id, InProcessTransport(self._session.handle, allocate))
 
     @property
     def objects(self) -> Mapping[int, Tensor]:
@@ -141,7 +143,8 @@ class ProcessWorker(ConnectedWorker):
         check_id(id)
         self._process = WorkerProcess(id, device_name(compute_device))
         try:
-            transport = SocketTransport(self._process.socket, f"worker {id}", *terminal_bars(id))
+            sending, receiving = terminal_bars(id)
+            transport = SocketTransport(self._process.socket, f"worker {id}", sending, receiving, allocate)
             super().__init__(id, transport, self._process.token, START_SECONDS)
         except BaseException:
             self._process.end()
@@ -186,7 +189,8 @@ class RemoteWorker(ConnectedWorker):
         host, port = parse_address(address)
         name = address if id is None else id
         check_id(name)
-        super().__init__(name, connect(host, port, f"worker {name}", *terminal_bars(name)))
+        sending, receiving = terminal_bars(name)
+        super().__init__(name, connect(host, port, f"worker {name}", sending, receiving, allocate))
 
 
 @overload

@@ -116,14 +116,15 @@ def test_send_leaves_the_local_tensor_as_it_was(worker: pt.Worker) -> None:
     assert tensor.grad is grad and tensor.tolist() == bits and grad is not None and grad.count_nonzero() == 3
 
 
-def test_what_crossed_can_be_resized_like_any_other_tensor(worker: pt.Worker) -> None:
-    tensor = torch.ones(3)
+@pytest.mark.parametrize("size", [3, 500_000])
+def test_what_crossed_can_be_resized_like_any_other_tensor(worker: pt.Worker, size: int) -> None:
+    tensor = torch.ones(size)
     pointer = pt.send(tensor, worker)
-    assert tensor.resize_(300).shape == (300,), "the tensor that was sent"
-    assert value(pointer.resize_(4)[:3]).tolist() == [1, 1, 1], "the one at the worker"
-    assert value(pointer.resize_(500)[:3]).tolist() == [1, 1, 1], "also after it was looked at"
-    assert pointer.cpu().resize_(900).shape == (900,), "the one that was fetched"
-    assert pt.get(pointer).resize_(900).shape == (900,), "the one that was taken away"
+    assert tensor.resize_(2 * size).shape == (2 * size,), "the tensor that was sent"
+    assert value(pointer.resize_(size + 1)[:3]).tolist() == [1, 1, 1], "the one at the worker"
+    assert value(pointer.resize_(2 * size)[:3]).tolist() == [1, 1, 1], "also after it was looked at"
+    assert pointer.cpu().resize_(3 * size).shape == (3 * size,), "the one that was fetched"
+    assert pt.get(pointer).resize_(3 * size).shape == (3 * size,), "the one that was taken away"
 
 
 def test_a_leaf_takes_its_gradient_along(worker: pt.Worker) -> None:

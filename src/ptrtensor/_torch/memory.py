@@ -1,18 +1,35 @@
 """A tensor's metadata, and its bytes."""
 
 import ctypes
-from typing import Final
+import mmap
+import sys
+from collections.abc import Callable
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from ptrtensor._torch.names import DTYPE_NAMES, DTYPES
-from ptrtensor.errors import UnsupportedOpError
+from ptrtensor._torch.state import isolated
+from ptrtensor.errors import MessageTooLargeError, UnsupportedOpError
 from ptrtensor.wire.limits import MAX_DIMENSIONS
 from ptrtensor.wire.metadata import TensorMeta, intern
 
 COPIED_BELOW_BYTES: Final = 1024 * 1024
+
+
+def system_madvise() -> Callable[..., object] | None:
+    """The system's call, where it knows huge pages."""
+    if sys.platform != "linux" or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    call: Any = ctypes.CDLL(None).madvise
+    call.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    found: Callable[..., object] = call
+    return found
+
+
+madvise: Final = system_madvise()
 
 MEMORYLESS_KEYS: Final = ("Python", "Functionalize", "FuncTorchBatched", "FuncTorchGradWrapper")
 """Dispatch keys of tensors that stand for others."""
@@ -75,17 +92,40 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(memory).cast("B")
 
 
+def allocate(size: int) -> memoryview:
+    """Writable memory that a tensor owns, in huge pages where the system has them: `tensor_of` gives that tensor.
+
+    :raises MessageTooLargeError: there is none.
+    """
+    if size < COPIED_BELOW_BYTES:
+        return memoryview(bytearray(size))
+    try:
+        owner = isolated(lambda: torch.empty(size, dtype=torch.uint8, device="cpu"))
+    except RuntimeError as error:
+        raise MessageTooLargeError(f"there is no memory for a payload of {size} bytes: {error}") from error
+    if madvise is not None:
+        begin = -(-owner.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        # To touch ordinary pages first costs as much as to receive them. Refused, they are ordinary ones.
+        madvise(begin, owner.data_ptr() + size - begin, mmap.MADV_HUGEPAGE)
+    return bytes_of(owner)
+
+
 def tensor_of(meta: TensorMeta, payload: memoryview) -> Tensor:
     """The tensor with these bytes, which are laid out as `meta` says.
 
-    Small ones are copied, because torch can then resize them; of large ones the bytes become the tensor's memory.
+    Small ones are copied; of large ones the bytes become the tensor's memory, which torch can resize if it comes from
+    `allocate`.
     """
     dtype = DTYPES[meta.dtype]
     if meta.elements == 0:
         return torch.empty_strided(meta.shape, meta.stride, dtype=dtype, device="cpu")
-    flat = torch.frombuffer(payload, dtype=dtype)
-    if len(payload) < COPIED_BELOW_BYTES:
-        flat = flat.clone()
+    owner = getattr(payload.obj, "owner", None)
+    if isinstance(owner, Tensor) and owner.nbytes == len(payload):
+        flat = owner.view(dtype)
+    else:
+        flat = torch.frombuffer(payload, dtype=dtype)
+        if len(payload) < COPIED_BELOW_BYTES:
+            flat = flat.clone()
     if len(meta.shape) == 1 and meta.stride == (1,):
         return flat
     laid_out = flat.as_strided(meta.shape, meta.stride)

@@ -10,6 +10,7 @@ from ptrtensor.errors import WorkerLostError
 from ptrtensor.transport.base import Handler
 from ptrtensor.wire.connection import (
     EMPTY,
+    Allocate,
     Buffer,
     Event,
     allocate,
@@ -20,7 +21,7 @@ from ptrtensor.wire.connection import (
 from ptrtensor.wire.messages import ClientMessage, WorkerMessage
 
 
-def copied(payload: Buffer | None) -> memoryview:
+def copied(payload: Buffer | None, allocate: Allocate = allocate) -> memoryview:
     """What a receiver owns: later writes of the sender do not reach it."""
     if payload is None:
         return EMPTY
@@ -38,15 +39,16 @@ class InProcessTransport:
 
     computes_on_sender = True
 
-    def __init__(self, handle: Handler) -> None:
+    def __init__(self, handle: Handler, allocate: Allocate = allocate) -> None:
         self.events: deque[Event[WorkerMessage]] = deque()
+        self._allocate = allocate
         self._handle: Handler | None = handle
 
     def send(self, message: ClientMessage, payload: Buffer | None = None, *, more: bool = False) -> None:
         if self._handle is None:
             raise WorkerLostError("the worker is closed")
-        for reply, answer in self._handle(message, copied(payload)):
-            self.events.append(Event(reply, copied(answer)))
+        for reply, answer in self._handle(message, copied(payload, self._allocate)):
+            self.events.append(Event(reply, copied(answer, self._allocate)))
 
     def wait(self, seconds: float | None = None) -> None:
         if not self.events:

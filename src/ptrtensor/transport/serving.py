@@ -8,7 +8,7 @@ from typing import Final
 from ptrtensor.errors import ProtocolError, PtrTensorError
 from ptrtensor.transport.base import Served
 from ptrtensor.transport.sockets import WORKER_SPIN_SECONDS, Stream
-from ptrtensor.wire.connection import Event, encode, worker_connection
+from ptrtensor.wire.connection import Allocate, Event, allocate, encode, worker_connection
 from ptrtensor.wire.messages import Batch, ClientMessage, Describe, Fetch, Put, Refused, Synchronize, WorkerMessage
 
 LOOKED_AHEAD: Final = 64
@@ -18,14 +18,14 @@ LOOK_SECONDS: Final = 100e-6
 """How often one is looked for while a batch runs: looking costs about as much as an operation."""
 
 
-def serve(sock: socket.socket, served: Served) -> None:
+def serve(sock: socket.socket, served: Served, allocate: Allocate = allocate) -> None:
     """Answer the messages on this socket until the client closes it, or is refused.
 
     :raises ProtocolError: the client broke the protocol; it has been told, the caller closes the socket.
     :raises OSError: the connection broke.
     """
     try:
-        Serving(sock, served).run()
+        Serving(sock, served, allocate).run()
     except RefusedError as refusal:
         refuse(sock, refusal.reply)
 
@@ -41,9 +41,9 @@ class RefusedError(PtrTensorError):
 class Serving:
     """One client's messages in order, and those that may overtake [P7.1]."""
 
-    def __init__(self, sock: socket.socket, served: Served) -> None:
+    def __init__(self, sock: socket.socket, served: Served, allocate: Allocate) -> None:
         self._stream = Stream(sock)
-        self._connection = worker_connection()
+        self._connection = worker_connection(allocate)
         self._served = served
         self._looked = 0.0
         served.when_paused(self._look)

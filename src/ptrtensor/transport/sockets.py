@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import select
 import socket
 import threading
@@ -10,12 +9,15 @@ import time
 from collections import deque
 from typing import Final
 
-from ptrtensor.errors import PtrTensorError, WorkerLostError
+from ptrtensor.errors import WorkerLostError
+from ptrtensor.transport.addresses import LOOPBACK, format_address
 from ptrtensor.transport.base import Show
 from ptrtensor.wire.connection import (
+    Allocate,
     Buffer,
     Connection,
     Incoming,
+    allocate,
     client_connection,
     encode,
 )
@@ -36,9 +38,6 @@ CALLER_SPIN_SECONDS: Final = 500e-6 if SPINS else 0.0
 
 LONG_BYTES: Final = 16 * 1024 * 1024
 """Of a transfer of so many bytes its progress is told."""
-
-LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
-ADDRESS: Final = re.compile(r"(?:\[([^\[\]\s]*:[^\[\]\s]*)\]|([^\[\]:\s]+)):([0-9]{1,9})")
 
 
 class Piece:
@@ -142,11 +141,16 @@ class SocketTransport:
     computes_on_sender = False
 
     def __init__(
-        self, sock: socket.socket, peer: str, sending: Show | None = None, receiving: Show | None = None
+        self,
+        sock: socket.socket,
+        peer: str,
+        sending: Show | None = None,
+        receiving: Show | None = None,
+        allocate: Allocate = allocate,
     ) -> None:
         self._stream = Stream(sock)
         self._sending_shown, self._receiving_shown = sending or silent, receiving or silent
-        self._connection = client_connection()
+        self._connection = client_connection(allocate)
         self._peer = peer
         self._lost: str | None = None
         # Whoever holds one never blocks on the other: a worker that cannot get rid of its answers takes no commands.
@@ -265,27 +269,13 @@ def silent(done: int, total: int) -> None:
     """Tells nobody."""
 
 
-def parse_address(address: object, *, lowest_port: int = 1) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``.
-
-    :raises PtrTensorError: it has another form.
-    """
-    found = ADDRESS.fullmatch(address) if isinstance(address, str) else None
-    if found is None or not lowest_port <= int(found[3]) <= 65535:
-        raise PtrTensorError(
-            f"a worker's address is HOST:PORT, for instance 127.0.0.1:7700 or [::1]:7700, with a port from "
-            f"{lowest_port} to 65535, not {address!r}"
-        )
-    return found[1] or found[2], int(found[3])
-
-
-def format_address(host: str, port: int) -> str:
-    """The same as text, which `parse_address` takes."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def connect(
-    host: str, port: int, peer: str, sending: Show | None = None, receiving: Show | None = None
+    host: str,
+    port: int,
+    peer: str,
+    sending: Show | None = None,
+    receiving: Show | None = None,
+    allocate: Allocate = allocate,
 ) -> SocketTransport:
     """A transport to a worker that listens on this address.
 
@@ -299,4 +289,4 @@ def connect(
         if host in LOOPBACK:
             mend = f"start a worker there: python -m ptrtensor.worker --listen {address}"
         raise WorkerLostError(f"nobody answers at {address} ({error}); {mend}") from error
-    return SocketTransport(sock, peer, sending, receiving)
+    return SocketTransport(sock, peer, sending, receiving, allocate)

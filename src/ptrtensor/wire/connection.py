@@ -13,6 +13,7 @@ import enum
 import mmap
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -88,6 +89,9 @@ def allocate(size: int) -> memoryview:
 
 EMPTY: Final = memoryview(b"")
 
+Allocate = Callable[[int], memoryview]
+"""Writable memory of so many bytes. `MessageTooLargeError`: there is none."""
+
 
 def encode(message: Message, payload: Buffer | None = None) -> list[Buffer]:
     """The frame as buffers to be sent in order; a large payload is not copied [P2.1]."""
@@ -107,7 +111,8 @@ def encode(message: Message, payload: Buffer | None = None) -> list[Buffer]:
 class Connection(Generic[Incoming]):
     """One end's view of the bytes that arrive. Made by `client_connection` and `worker_connection`."""
 
-    def __init__(self, decoder: msgspec.msgpack.Decoder[Incoming]) -> None:
+    def __init__(self, decoder: msgspec.msgpack.Decoder[Incoming], allocate: Allocate) -> None:
+        self._allocate = allocate
         self._opening: Incoming | None = None
         self._failure: ProtocolError | None = None
         self.events: deque[Event[Incoming]] = deque()
@@ -210,7 +215,7 @@ class Connection(Generic[Incoming]):
         begin = body + message_bytes
         message = self._decode(memoryview(self._staging)[body:begin])
         self._check_payload(message, payload_bytes)
-        payload = allocate(payload_bytes) if payload_bytes else EMPTY
+        payload = self._allocate(payload_bytes) if payload_bytes else EMPTY
         present = min(payload_bytes, self._end - begin)
         if present:
             payload[:present] = memoryview(self._staging)[begin : begin + present]
@@ -286,11 +291,11 @@ class Connection(Generic[Incoming]):
             raise ProtocolError("the peer sent the handshake twice")
 
 
-def client_connection() -> Connection[WorkerMessage]:
-    """The client's end: what arrives are the worker's messages."""
-    return Connection(_from_worker)
+def client_connection(allocate: Allocate = allocate) -> Connection[WorkerMessage]:
+    """The client's end: what arrives are the worker's messages, with payloads in memory of that kind."""
+    return Connection(_from_worker, allocate)
 
 
-def worker_connection() -> Connection[ClientMessage]:
-    """The worker's end: what arrives are the client's messages."""
-    return Connection(_from_client)
+def worker_connection(allocate: Allocate = allocate) -> Connection[ClientMessage]:
+    """The worker's end: what arrives are the client's messages, with payloads in memory of that kind."""
+    return Connection(_from_client, allocate)

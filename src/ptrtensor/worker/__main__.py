@@ -15,7 +15,7 @@ import threading
 import torch
 
 from ptrtensor.errors import PtrTensorError
-from ptrtensor.transport.sockets import format_address, parse_address
+from ptrtensor.transport.addresses import format_address, parse_address
 from ptrtensor.version import __version__
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.listener import Gate, Refusing, listen, serve_connection, serve_forever, usable_device

@@ -9,11 +9,12 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from ptrtensor._torch.memory import allocate
 from ptrtensor._torch.names import DEVICE_TYPE
 from ptrtensor.errors import ProtocolError, PtrTensorError, VersionMismatchError
+from ptrtensor.transport.addresses import LOOPBACK
 from ptrtensor.transport.base import Served
 from ptrtensor.transport.serving import refuse, serve
-from ptrtensor.transport.sockets import LOOPBACK
 from ptrtensor.wire.messages import ClientMessage, Hello, Refused
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.session import Reply, Session
@@ -63,7 +64,7 @@ def serve_connection(sock: socket.socket, served: Served) -> None:
     """Serve one client until it leaves, is refused or breaks a rule; the socket is closed after it."""
     with sock, contextlib.suppress(OSError):
         try:
-            serve(sock, served)
+            serve(sock, served, allocate)
         except ProtocolError as error:
             refuse(sock, Refused(str(error), version=isinstance(error, VersionMismatchError)))
         except OSError:

@@ -15,16 +15,9 @@ from wire_samples import WELCOME, frame, header
 
 import ptrtensor
 from ptrtensor.errors import ProtocolError, PtrTensorError, WorkerLostError
+from ptrtensor.transport.addresses import format_address, parse_address
 from ptrtensor.transport.serving import refuse, serve
-from ptrtensor.transport.sockets import (
-    LONG_BYTES,
-    Piece,
-    SocketTransport,
-    Stream,
-    connect,
-    format_address,
-    parse_address,
-)
+from ptrtensor.transport.sockets import LONG_BYTES, Piece, SocketTransport, Stream, connect
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.messages import (
     Acknowledged,

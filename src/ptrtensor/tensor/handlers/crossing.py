@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from ptrtensor._torch.memory import COPIED_BELOW_BYTES
 from ptrtensor._torch.names import DTYPES
 from ptrtensor._torch.state import isolated
 from ptrtensor.errors import WorkerMismatchError
@@ -54,10 +53,10 @@ def to_copy(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap)
 def asks_nothing_else(value: Tensor, options: Kwargs) -> bool:
     """Whether `_to_copy` with these options would copy this tensor as it is.
 
-    A large one is copied all the same: the memory that it was received into cannot be resized.
+    One whose memory cannot be resized is copied all the same.
     """
     return (
-        value.nbytes < COPIED_BELOW_BYTES
+        value.untyped_storage().resizable()
         and options.get("dtype") in (None, value.dtype)
         and options.get("layout") in (None, torch.strided)
         and options.get("memory_format") in (None, torch.preserve_format)
