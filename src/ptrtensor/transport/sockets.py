@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from ptrtensor.errors import WorkerLostError
@@ -29,6 +30,9 @@ LOOK_AGAIN_SECONDS: Final = 0.02
 """How soon a thread that sends sees that the one which received has left."""
 
 SPINS: Final = (os.cpu_count() or 1) > 1
+
+yield_core: Final[Callable[[], None]] = getattr(os, "sched_yield", lambda: None)
+"""Lets another process have this core, if one wants it: perhaps the peer."""
 
 WORKER_SPIN_SECONDS: Final = 200e-6 if SPINS else 0.0
 """How long a worker that has nothing to do goes on looking before it sleeps."""
@@ -123,6 +127,7 @@ class Stream:
         while not self.read(connection):
             if time.perf_counter() > until:
                 return False
+            yield_core()
         return True
 
     def wait(self, *, readable: bool, writable: bool, seconds: float | None = None) -> bool:
