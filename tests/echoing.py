@@ -68,8 +68,8 @@ class EchoWorker:
     def has_value(self, name: int) -> bool:
         return name in self.values
 
-    def when_paused(self, look: Callable[[], None]) -> None:
-        self.look = look
+    def when_paused(self, look: Callable[[], None] | None) -> None:
+        self.look = look or (lambda: None)
 
     def serve(self, sock: socket.socket) -> None:
         with sock:

@@ -1,5 +1,6 @@
 """Progress of long transfers: a bar where somebody looks at a terminal and rich is there, nothing otherwise."""
 
+import contextlib
 import importlib
 import sys
 import time
@@ -28,6 +29,11 @@ class Bar:
         self._shown: tuple[Progress, TaskID] | None = None
 
     def __call__(self, done: int, total: int) -> None:
+        """Never raises an error: a terminal that is gone must not end a transfer."""
+        with contextlib.suppress(Exception):
+            self._show(done, total)
+
+    def _show(self, done: int, total: int) -> None:
         now = time.perf_counter()
         if done >= total:
             self._end()
@@ -63,7 +69,14 @@ def bar(console: "Console") -> "Progress":
         rich.TransferSpeedColumn(),
         rich.TimeRemainingColumn(),
     )
-    made: Progress = rich.Progress(*columns, console=console, transient=True, auto_refresh=False)
+    made: Progress = rich.Progress(
+        *columns,
+        console=console,
+        transient=True,
+        auto_refresh=False,
+        redirect_stdout=False,  # what the program prints meanwhile is its own
+        redirect_stderr=False,
+    )
     return made
 
 

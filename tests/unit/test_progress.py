@@ -48,6 +48,26 @@ def test_a_long_one_is_shown_and_ended() -> None:
     assert len(text(console)) == written, "drawn again too soon"
 
 
+class Gone(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_a_terminal_that_is_gone_ends_no_transfer() -> None:
+    show = Bar("to bob", Console(file=Gone(), force_terminal=True, width=80), patience_seconds=0)
+    for done in (0, 25, 50, 100):
+        show(done, 100)
+
+
+def test_what_the_program_prints_goes_where_it_did() -> None:
+    out, err = sys.stdout, sys.stderr
+    show = Bar("to bob", terminal(), patience_seconds=0)
+    show(0, 100)
+    show(25, 100)
+    assert sys.stdout is out and sys.stderr is err
+    show(100, 100)
+
+
 def test_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert terminal_bars("bob") == (None, None)
     monkeypatch.setattr(sys, "stderr", None)

@@ -179,7 +179,6 @@ class Client:
         try:
             self._awaited.add(number)
             self.send(make(number))
-            self.waits.count += 1
             self._waited_at, self._most = self._outbox.first, FLUSH_IDLE
             began = time.perf_counter()
             self._read_until(lambda: number in self._replies, seconds)

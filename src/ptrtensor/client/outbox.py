@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from itertools import count, islice, repeat
+from itertools import islice, repeat
 from typing import Final
 
 from ptrtensor.client.callsite import CallSite
@@ -31,7 +31,7 @@ class Outbox:
         self._commands: list[bytes] = []
         self._definitions: list[Instruction] = []
         self._defined: dict[int, Instruction] = {}
-        self._names = count(1)
+        self._names = 1
         self._order = threading.Lock()
 
     def __len__(self) -> int:
@@ -44,9 +44,10 @@ class Outbox:
 
     def reserve(self, names: int) -> int:
         """The first of so many names that were never used."""
-        if names < 2:
-            return next(self._names)
-        return list(islice(self._names, names))[0]  # one step of C: no other thread takes a name in between
+        with self._order:
+            first = self._names
+            self._names = first + names
+        return first
 
     def join(self, instruction: Instruction, command: bytes, site: CallSite) -> bool:
         """Add a command; False if its number means something else in this batch, which must go out first [P5.1]."""

@@ -1,5 +1,6 @@
 """Where the caller waited: by its own line, how often and how long."""
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
@@ -24,13 +25,17 @@ class Waits:
     def __init__(self) -> None:
         self.count = 0
         self._lines: OrderedDict[CallSite, Wait] = OrderedDict()
+        self._lock = threading.Lock()
 
     def add(self, site: CallSite, seconds: float) -> None:
-        before = self._lines.get(site, Wait())
-        self._lines[site] = Wait(before.count + 1, before.seconds + seconds)
-        self._lines.move_to_end(site)
-        if len(self._lines) > MAX_LINES:
-            self._lines.popitem(last=False)
+        with self._lock:
+            self.count += 1
+            before = self._lines.get(site, Wait())
+            self._lines[site] = Wait(before.count + 1, before.seconds + seconds)
+            self._lines.move_to_end(site)
+            if len(self._lines) > MAX_LINES:
+                self._lines.popitem(last=False)
 
     def by_line(self) -> dict[CallSite, Wait]:
-        return dict(self._lines)
+        with self._lock:
+            return dict(self._lines)

@@ -36,6 +36,7 @@ class Template(NamedTuple):
 
 
 VIEWS: Final = 4096
+"""Views whose place is remembered."""
 
 SHARED: Final = 1024
 """Instructions kept for the calls of one shape."""
@@ -123,7 +124,7 @@ class Cache:
 
     def add_view(self, key: Key, extents: list[Extent]) -> None:
         if len(self._views) >= VIEWS:
-            self._views.clear()  # a rule computes them again in a few microseconds
+            self._views.clear()  # most have a rule, which is a matter of microseconds
         self._views[key] = extents
 
     def number(self) -> int:

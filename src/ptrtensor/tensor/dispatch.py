@@ -77,7 +77,7 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
     if prediction.changes:
         call = renamed(call, [change.place for change in prediction.changes], wrap)
         prediction = predicted(worker, call)
-    fresh = prediction.fresh or []
+    fresh = prediction.fresh or []  # never None: only names have changed
     names = len(fresh)
     first = worker.client.reserve(names)
     references = [Reference(worker.client, first + place) for place in range(names)]
@@ -92,6 +92,7 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
     base = call.pointers[0] if operation.is_view else None
     if base is not None:
         base._viewed = True
+    # Most views have a handler; here come those of conjugated tensors, and the alias of `rename`.
     behind = offset_of(base) if base is not None and operation.is_relative else 0
     with view_mode(base):
         pointers = [
@@ -184,15 +185,20 @@ def renamed(call: Call, places: list[int], wrap: Wrap) -> Call:
     for place in places:
         pointer = call.pointers[place]
         if pointer is not None:
-            viewed = pointer._viewed
-            alias = run(operations[ALIAS], (pointer,), {}, wrap)
-            pointer._viewed = viewed  # only its name is wanted
-            assert isinstance(alias, Pointer)
-            pointer._reference = alias._reference
-            tags, description = pointer.__dict__.get("_tags", ()), pointer.__dict__.get("_description", "")
-            if tags or description:
-                alias._worker.client.send(messages.Annotate(alias._reference.name, tags, description))
+            rename(pointer, wrap)
     return Call(call.operation, call.args, call.kwargs, call.worker) if places else call
+
+
+def rename(pointer: Pointer, wrap: Wrap) -> None:
+    """Give a pointer a name of its own: from now on nothing else stands for what is done to it."""
+    viewed = pointer._viewed
+    alias = run(operations[ALIAS], (pointer,), {}, wrap)
+    pointer._viewed = viewed  # only its name is wanted
+    assert isinstance(alias, Pointer)
+    pointer._reference = alias._reference
+    tags, description = pointer.__dict__.get("_tags", ()), pointer.__dict__.get("_description", "")
+    if tags or description:
+        alias._worker.client.send(messages.Annotate(alias._reference.name, tags, description))
 
 
 def reshape(pointer: Pointer | None, extent: Extent, wrap: Wrap) -> None:

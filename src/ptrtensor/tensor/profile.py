@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.waits import Wait
-from ptrtensor.errors import PtrTensorError
+from ptrtensor.errors import PtrTensorError, WorkerLostError
 from ptrtensor.tensor.worker import Worker, check_worker, devices
 from ptrtensor.wire import messages
 
@@ -66,7 +66,7 @@ class profile:  # a context manager, named like torch's own
     Given no worker it looks at all that exist when it begins. To begin and to end it waits once for each. While it
     runs, a worker measures each operation, about 0.2 us more for each.
 
-    :raises PtrTensorError: one of the arguments is no worker.
+    :raises PtrTensorError: one of the arguments is no worker, or is being profiled already.
     """
 
     def __init__(self, *workers: Worker) -> None:
@@ -84,10 +84,30 @@ class profile:  # a context manager, named like torch's own
     def __enter__(self) -> Self:
         if self._before:
             raise PtrTensorError("this profile has begun already: make one for each `with`")
-        for worker in self._given or devices.all():
-            worker.client.request(lambda number: messages.Measure(number, True), messages.Measured)
-            self._before[worker] = Before(worker.client.waits.by_line(), Counter(worker.cache.missed))
+        try:
+            for worker in dict.fromkeys(self._given) or devices.all():
+                self._begin(worker)
+        except BaseException:
+            for worker in self._before:
+                self._end(worker)
+            raise
         return self
+
+    def _begin(self, worker: Worker) -> None:
+        if worker.is_profiled:
+            raise PtrTensorError(f"another profile of worker {worker.id} is under way: one at a time")
+        worker.client.request(lambda number: messages.Measure(number, True), messages.Measured)
+        worker.is_profiled = True
+        self._before[worker] = Before(worker.client.waits.by_line(), Counter(worker.cache.missed))
+
+    def _end(self, worker: Worker) -> list[messages.Timing]:
+        """What a worker measured; nothing if it is gone."""
+        worker.is_profiled = False
+        try:
+            found, _ = worker.client.request(lambda number: messages.Measure(number, False), messages.Measured)
+        except WorkerLostError:
+            return []
+        return found.timings
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -104,16 +124,16 @@ class profile:  # a context manager, named like torch's own
     def _take_in(self, worker: Worker, before: Before) -> None:
         for site, wait in worker.client.waits.by_line().items():
             earlier = before.waits.get(site, Wait())
+            if earlier.count > wait.count:
+                earlier = Wait()  # the line was forgotten meanwhile, and came again
             count, seconds = wait.count - earlier.count, wait.seconds - earlier.seconds
             if count:
                 self.waits.append(LineWaits(worker.id, site.code.co_filename, site.line, site.source, count, seconds))
         missed = Counter(worker.cache.missed) - before.misses
         self.misses += [OperationMisses(worker.id, name, count) for name, count in missed.items()]
-        if worker.client.lost is None:
-            found, _ = worker.client.request(lambda number: messages.Measure(number, False), messages.Measured)
-            self.operations += [
-                OperationTime(worker.id, timing.operation, timing.count, timing.seconds) for timing in found.timings
-            ]
+        self.operations += [
+            OperationTime(worker.id, timing.operation, timing.count, timing.seconds) for timing in self._end(worker)
+        ]
 
     def __str__(self) -> str:
         return "\n".join(self._lines())

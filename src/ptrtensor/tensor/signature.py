@@ -58,7 +58,7 @@ OBJECT: Final = Marker("object")
 LOCAL: Final = Marker("local")
 GENERATOR: Final = Marker("generator")
 DEVICE: Final = Marker("device")
-VIEWS: Final = [Marker(f"view of {dimensions} dimensions") for dimensions in range(MAX_DIMENSIONS + 1)]
+VIEW_MARKERS: Final = [Marker(f"view of {dimensions} dimensions") for dimensions in range(MAX_DIMENSIONS + 1)]
 
 MIN_FIELD: Final = -(2**63)
 MAX_FIELD: Final = 2**63 - 1
@@ -149,7 +149,7 @@ class Call:
         if view.is_whole:
             return
         shape = view.meta.shape
-        self.key.append(VIEWS[len(shape)])
+        self.key.append(VIEW_MARKERS[len(shape)])
         self.fields += (view.offset, *shape, *view.meta.stride)
 
     def _read_other(self, value: object) -> None:

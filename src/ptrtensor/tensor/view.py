@@ -31,16 +31,17 @@ class View:
         self.is_whole = meta is origin and not offset
         """Whether it is laid out as its base is: a matrix transposed twice."""
         self.is_settled = False
-        """Never: it shares its memory."""
+        """Always false: it shares its memory."""
         self.spent: str | None = None
         self._named: Reference | None = None
 
     @property
     def name(self) -> int:
         """Its name at the worker, where it gets one when this is first asked: to tag it, to find it."""
-        if self._named is None:
-            self._named = self.alias()
-        return self._named.name
+        with self.worker.naming:
+            if self._named is None:
+                self._named = self.alias()
+            return self._named.name
 
     @property
     def known_name(self) -> int | None:

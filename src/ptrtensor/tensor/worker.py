@@ -48,6 +48,8 @@ class Worker(ABC):
         self._flags_number = 0
         self._sequential = False
         self.spending = threading.Lock()
+        self.naming = threading.Lock()
+        self.is_profiled = False
         self.has_reshaped_views = False
         self.client.send(messages.Configure(messages.Settings(*self._flags)))
         self.device = devices.register(self)

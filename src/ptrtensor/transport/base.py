@@ -24,7 +24,7 @@ class Served(Protocol):
     def has_value(self, name: int) -> bool:
         """Whether this name may be fetched now, before what was sent earlier has run."""
 
-    def when_paused(self, look: Callable[[], None]) -> None:
+    def when_paused(self, look: Callable[[], None] | None) -> None:
         """Call `look` between two commands of a batch: it may hand over a message that overtakes."""
 
 

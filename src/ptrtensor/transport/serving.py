@@ -28,6 +28,8 @@ def serve(sock: socket.socket, served: Served, allocate: Allocate = allocate) ->
         Serving(sock, served, allocate).run()
     except RefusedError as refusal:
         refuse(sock, refusal.reply)
+    finally:
+        served.when_paused(None)  # else they would hold each other, and all that a client left
 
 
 class RefusedError(PtrTensorError):

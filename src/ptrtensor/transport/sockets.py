@@ -177,7 +177,7 @@ class SocketTransport:
         try:
             while not self._stream.write():
                 if total >= LONG_BYTES:
-                    self._sending_shown(total - self._stream.unsent_bytes, total)
+                    self._sending_shown(max(0, total - self._stream.unsent_bytes), total)
                 # Both sides would stand still if this one did not go on reading while it cannot write.
                 # The lock is noted in the call that takes it: Ctrl-C cannot fall between.
                 held: list[bool] = []

@@ -1,5 +1,6 @@
 """The executor runs one command over the store: results under their names, or poison [P8]."""
 
+import contextlib
 import traceback
 from collections.abc import Sequence
 from typing import Final
@@ -36,7 +37,6 @@ class Executor:
         [P7.2]; interrupted after, it has failed.
         """
         objects = self._store.objects
-        self.operations += 1
         try:
             args, kwargs = program.arguments(fields, objects)
         except KeyError:
@@ -51,6 +51,7 @@ class Executor:
             return
         try:
             self.executed = sequence + 1
+            self.operations += 1
             if program.settled is not None:
                 returned = program.kernel(*args, **kwargs)
                 if program.settled:
@@ -150,12 +151,22 @@ class Executor:
                 failure = poison.failure
                 break
         else:
+            poison = None
             missing = next(name for name in names if name not in self._store.objects)
             error = ObjectNotFoundError(f"the worker holds no object {missing}")
             failure = Failure(sequence, program.instruction.op[:MAX_FAILURE_TEXT], *explain(error))
             self._report(failure)
         self._store.poison_storages(self._written(program, fields), failure, written=False)
         self._poison_results(program, fields, failure)
+        if program.makes_views and poison is not None and poison.value is not None:
+            self._keep_view(program, fields, {name: poison.value})
+
+    def _keep_view(self, program: Program, fields: Fields, kept: dict[int, Value]) -> None:
+        """A view of a value that is only held back is held back too, and comes back with it [P8.4]."""
+        with contextlib.suppress(Exception):  # it stays without a value
+            args, kwargs = program.arguments(fields, kept)
+            for name, view in enumerate(program.results(program.kernel(*args, **kwargs)), int(fields[-1])):
+                self._store.poisoned[name].value = view
 
     def _fail(self, program: Program, fields: Fields, failure: Failure) -> None:
         """A failed operation may have written part of its targets: no alias of theirs can be trusted [P8.2]."""

@@ -40,7 +40,7 @@ class Gate:
     def has_value(self, name: int) -> bool:
         return self._session.has_value(name)
 
-    def when_paused(self, look: Callable[[], None]) -> None:
+    def when_paused(self, look: Callable[[], None] | None) -> None:
         self._session.when_paused(look)
 
 
@@ -56,7 +56,7 @@ class Refusing:
     def has_value(self, name: int) -> bool:
         return False
 
-    def when_paused(self, look: Callable[[], None]) -> None:
+    def when_paused(self, look: Callable[[], None] | None) -> None:
         """It never is."""
 
 

@@ -92,7 +92,7 @@ class Session:
     def has_value(self, name: int) -> bool:
         return name in self.store.objects
 
-    def when_paused(self, look: Callable[[], None]) -> None:
+    def when_paused(self, look: Callable[[], None] | None) -> None:
         """Call this between the commands of a batch. It may have `handle` answer a `Fetch`, and nothing else."""
         self._pause = look
 
@@ -179,13 +179,13 @@ class Session:
                     # [P7.2]: what was run before an interruption is not run again.
                     if sequence >= executor.executed:
                         run(program, fields, sequence)
-                        if pause is not None:
-                            pause()
             except KeyError:
                 raise ProtocolError("the client used an instruction that it never defined") from None
             except (struct.error, ValueError, TypeError, OverflowError) as error:
                 raise ProtocolError(f"the client sent a batch that cannot be read: {error}") from error
             sequence += 1
+            if pause is not None:
+                pause()
         if sequence != batch.first + batch.count:
             raise ProtocolError(f"the client announced {batch.count} commands, sent {sequence - batch.first}")
 

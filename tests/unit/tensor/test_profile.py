@@ -8,6 +8,7 @@ import torch
 from conftest import fresh_id
 
 import ptrtensor as pt
+from ptrtensor.client import waits
 
 
 @pytest.fixture(params=[pt.VirtualWorker, pt.ProcessWorker], ids=["virtual", "process"])
@@ -122,3 +123,44 @@ def test_the_counters_of_operations_and_of_what_is_in_flight(bob: pt.Worker) -> 
     assert after["operations"] == 5 and 0 <= after["in_flight"] <= 5
     del held
     assert bob.stats()["operations"] == 5 < bob.stats()["commands"]
+
+
+def test_one_profile_at_a_time(bob: pt.Worker) -> None:
+    x = pt.send(torch.ones(2), bob)
+    with pt.profile(bob) as found:
+        with pytest.raises(pt.PtrTensorError, match="another profile .* under way"), pt.profile(bob):
+            pass
+        x + 1
+    assert [timing.count for timing in found.operations] == [1]
+
+
+def test_a_profile_that_cannot_begin_leaves_nothing_behind(bob: pt.Worker) -> None:
+    closed = pt.VirtualWorker(id=fresh_id("closed"))
+    closed.close()
+    with pytest.raises(pt.WorkerLostError), pt.profile(bob, closed):
+        pass
+    with pt.profile(bob, bob) as found:
+        pass
+    assert found.operations == []
+
+
+def test_a_worker_that_dies_does_not_hide_the_error(bob: pt.Worker) -> None:
+    with pytest.raises(KeyError), pt.profile(bob):
+        bob.client._lost = pt.WorkerLostError("it is gone")
+        raise KeyError
+    bob.client._lost = None
+
+
+def test_a_line_that_was_forgotten_and_came_again(bob: pt.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waits, "MAX_LINES", 1)
+    x = pt.send(torch.ones(()), bob)
+
+    def wait(times: int) -> None:
+        for _ in range(times):
+            x.item()
+
+    wait(5)
+    with pt.profile(bob) as found:
+        bob.synchronize()
+        wait(2)
+    assert [line.count for line in found.waits] == [2]

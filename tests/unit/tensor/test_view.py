@@ -1,6 +1,8 @@
 """Views have no name until one is asked for, and stand for a stretch of their base whatever becomes of that."""
 
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -151,3 +153,47 @@ def test_many_views_of_other_places_are_one_instruction(bob: pt.VirtualWorker) -
     total = sum((x[place : place + 2].sum() for place in range(50)), torch.zeros((), device=bob.device))
     assert total.item() == sum(2 * place + 1 for place in range(50))
     assert len(bob.cache) < 5
+
+
+def test_set_leaves_the_views_with_the_memory_they_are_of(bob: pt.VirtualWorker) -> None:
+    def program(device: torch.device) -> list[Tensor]:
+        x = torch.zeros(4, device=device)
+        view, other, alias = x[1:], x.view(2, 2), x.detach()
+        torch.ops.aten.set_.source_Tensor(x, torch.full((4,), 5.0, device=device))
+        view.add_(1)
+        torch.ops.aten.set_.source_Tensor(alias, torch.full((4,), 7.0, device=device))
+        return [x, view, other, alias]
+
+    found = program(bob.device)
+    assert [value.tolist() for value in found] == [value.tolist() for value in program(torch.device("cpu"))]
+
+
+def test_a_view_that_is_named_while_a_failure_holds_its_base_comes_back_with_it(bob: pt.VirtualWorker) -> None:
+    x, places = pt.send(torch.arange(6.0), bob), pt.send(torch.tensor([9]), bob)
+    view = pointer(x[1:3])
+    x.add_(pt.send(torch.arange(3.0), bob)[places].sum())
+    view.tag("#held")
+    with pytest.raises(pt.RemoteOpError):
+        bob.synchronize()
+    with pytest.raises(pt.RemoteOpError):
+        view.tolist()
+    assert view.id_at_location not in bob.objects
+    bob.recover()
+    assert view.tolist() == [1, 2] and view.id_at_location in bob.objects
+    [found] = bob.search("#held")
+    x.mul_(2)
+    assert found.tolist() == view.tolist() == [2, 4]
+
+
+def test_threads_that_name_a_view_at_once_get_one_name(bob: pt.VirtualWorker) -> None:
+    x = numbers(bob)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(50):
+            view = pointer(x[1:])
+            with ThreadPoolExecutor(3) as pool:
+                names = set(pool.map(lambda view: view.id_at_location, [view] * 3))
+            assert len(names) == 1 and names <= set(bob.objects)
+    finally:
+        sys.setswitchinterval(interval)

@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import gc
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -490,3 +492,18 @@ def test_progress_is_told_of_what_is_long_and_its_end(pair: tuple[socket.socket,
     assert size < total < size + 1000 and sent[-1] == (total, total) and sent == sorted(sent)
     assert received[-1] == (0, 0) and received[:-1] == sorted(received[:-1])
     assert {total for _, total in received[:-1]} == {size}
+
+
+def test_what_a_client_leaves_is_freed_when_it_leaves(pair: tuple[socket.socket, socket.socket]) -> None:
+    mine, theirs = pair
+    mine.close()
+    worker = EchoWorker()
+    left = weakref.ref(worker)
+    gc.disable()
+    try:
+        with theirs:
+            serve(theirs, worker)
+        del worker
+        assert left() is None
+    finally:
+        gc.enable()

@@ -10,7 +10,7 @@ from ptrtensor._torch.names import DTYPES
 from ptrtensor._torch.state import isolated
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.dispatch import run
+from ptrtensor.tensor.dispatch import rename, run
 from ptrtensor.tensor.marks import settle
 from ptrtensor.tensor.operation import Args, Kwargs, operations
 from ptrtensor.tensor.signature import check_usable
@@ -143,6 +143,7 @@ def set_source(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wr
     if not (isinstance(target, Pointer) and isinstance(source, Pointer)):
         raise WorkerMismatchError("set_() got a pointer and a local tensor: send() the local one first")
     source._reference.is_settled = False
+    rename(target, wrap)  # its views and detached aliases stay with the memory that it had
     return run(operations[op], args, kwargs, wrap)
 
 

@@ -46,8 +46,8 @@ def view(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) ->
     begin = offset_of(base)
     with view_mode(base if operation.is_view else None):
         views = [
-            wrap(worker, View(worker, root, before + offset, meta, origin), meta, begin + offset)
-            for meta, offset in extents
+            wrap(worker, View(worker, root, before + offset, shown, origin), shown, begin + offset)
+            for shown, offset in extents
         ]
     return views[0] if operation.returns_one else views
 
