@@ -8,7 +8,9 @@ import msgspec
 from ptrtensor.wire.connection import (
     HEADER,
     MAGIC,
+    Allocate,
     Connection,
+    allocate,
     client_connection,
     encode,
     worker_connection,
@@ -174,9 +176,9 @@ def content(message: object) -> object:
     return msgspec.to_builtins(message)
 
 
-def at_worker() -> Connection[ClientMessage]:
+def at_worker(allocate: Allocate = allocate) -> Connection[ClientMessage]:
     """A worker's end that has had its hello."""
-    connection = worker_connection()
+    connection = worker_connection(allocate)
     connection.receive_data(frame(HELLO))
     connection.events.clear()
     return connection

@@ -73,7 +73,6 @@ class Cache:
 
     def __init__(self, capacity: int = MAX_INSTRUCTIONS) -> None:
         self.hits = 0
-        self.misses = 0
         self.missed: Counter[str] = Counter()
         """The misses by operation."""
         self._entries: OrderedDict[Key, Prediction] = OrderedDict()
@@ -84,6 +83,10 @@ class Cache:
         self._free: list[int] = []
         self._lock = threading.Lock()
 
+    @property
+    def misses(self) -> int:
+        return self.missed.total()
+
     def get(self, key: Key) -> Prediction | None:
         prediction = self._entries.get(key)
         if prediction is not None:
@@ -92,8 +95,6 @@ class Cache:
                 self._entries.move_to_end(key)
             except KeyError:
                 pass  # another thread has just evicted it; the prediction holds all the same
-        else:
-            self.misses += 1
         return prediction
 
     def shared(self, shape: Key) -> Template | None:
@@ -113,12 +114,15 @@ class Cache:
             if displaced is not None:
                 self._free.append(displaced.instruction.number)
 
+    def miss(self, operation: str) -> None:
+        """Count what was not found here."""
+        with self._lock:
+            self.missed[operation] += 1
+
     def view(self, key: Key) -> list[Extent] | None:
         """Where the views lie that an operation makes."""
         extents = self._views.get(key)
-        if extents is None:
-            self.misses += 1
-        else:
+        if extents is not None:
             self.hits += 1
         return extents
 

@@ -107,7 +107,7 @@ def predicted(worker: Worker, call: Call) -> Prediction:
     key = (worker.mirror_flags(), *call.key)
     prediction = worker.cache.get(key)
     if prediction is None:
-        worker.cache.missed[call.operation.name] += 1
+        worker.cache.miss(call.operation.name)
         prediction = predict(worker, call)
         worker.cache.add(key, prediction)
     return prediction

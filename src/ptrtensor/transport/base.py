@@ -12,7 +12,7 @@ Handler = Callable[[ClientMessage, memoryview], Iterable[tuple[WorkerMessage, Bu
 
 
 Show = Callable[[int, int], None]
-"""Is told of a long transfer, how many bytes of how many have crossed; at its end, however it ends, all of them."""
+"""Is told how many bytes of how many of a long transfer have crossed; at its end, however it ends, all there are."""
 
 
 class Served(Protocol):
@@ -25,7 +25,7 @@ class Served(Protocol):
         """Whether this name may be fetched now, before what was sent earlier has run."""
 
     def when_paused(self, look: Callable[[], None] | None) -> None:
-        """Call `look` between two commands of a batch: it may hand over a message that overtakes."""
+        """Call `look` between two commands of a batch: it may hand over a message that overtakes. None: no more."""
 
 
 class Transport(Protocol):

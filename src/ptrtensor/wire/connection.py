@@ -10,7 +10,6 @@ event stands in `events` twice, which its receiver tolerates [P7.3].
 """
 
 import enum
-import mmap
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -41,10 +40,6 @@ HEADER: Final = struct.Struct("<2sHIQ")
 MAGIC: Final = b"pt"
 
 STAGING_BYTES: Final = 256 * 1024
-MAPPED_FROM_BYTES: Final = 1024 * 1024
-"""Payloads from this size on get pages of their own, huge ones where the system has them: first touch of
-ordinary pages costs as much as the copy itself."""
-
 JOINED_BELOW_BYTES: Final = 16 * 1024
 """A payload smaller than this is copied behind its header: a system call costs more."""
 
@@ -77,13 +72,8 @@ def allocate(size: int) -> memoryview:
     :raises MessageTooLargeError: there is none.
     """
     try:
-        if size < MAPPED_FROM_BYTES or not hasattr(mmap, "MAP_PRIVATE"):
-            return memoryview(bytearray(size))
-        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            pages.madvise(mmap.MADV_HUGEPAGE)
-        return memoryview(pages)
-    except (MemoryError, OSError) as error:
+        return memoryview(bytearray(size))
+    except MemoryError as error:
         raise MessageTooLargeError(f"there is no memory for a payload of {size} bytes: {error}") from error
 
 

@@ -19,6 +19,7 @@ def fill(cache: Cache, *names: str) -> dict[str, int]:
     numbers = {}
     for name in names:
         if cache.get((name,)) is None:
+            cache.miss(name)
             numbers[name] = cache.number()
             cache.add((name,), prediction(numbers[name]))
     return numbers

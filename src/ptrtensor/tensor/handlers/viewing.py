@@ -33,7 +33,7 @@ def view(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) ->
         key += tuple(kwargs.items())
     extents = worker.cache.view(key)
     if extents is None:
-        worker.cache.missed[operation.name] += 1
+        worker.cache.miss(operation.name)
         extents = extents_of(operation, args, kwargs)
         worker.cache.add_view(key, extents)
     reference.is_settled = False
