@@ -48,6 +48,9 @@ from ptrtensor.wire.messages import (
 FLUSH_BUSY: Final = 32
 """Commands in a batch while the worker has work."""
 
+FLUSH_HERE: Final = 512
+"""Commands in a batch where sending computes: taking turns between caller and worker has a price, and nobody waits."""
+
 FLUSH_IDLE: Final = 8
 """Commands in a batch when the worker waits for some."""
 
@@ -109,10 +112,24 @@ class Client:
             self.synchronize()
             return
         waiting = len(self._outbox)
-        if waiting >= self._most or (waiting % FLUSH_IDLE == 0 and self._worker_is_idle()):
+        if self._transport.computes_on_sender:
+            self._post_here(waiting)
+        elif waiting >= self._most or (waiting % FLUSH_IDLE == 0 and self._worker_is_idle()):
             self._flush_unless_busy()
-        elif not self._transport.computes_on_sender:
+        else:
             self._flusher.wake()
+
+    def _post_here(self, waiting: int) -> None:
+        """Where sending computes. What died meanwhile is forgotten within the batch, so that it is not held to its end.
+
+        Threads wait their turn: commands that pile up would be for one of them to compute.
+        """
+        if waiting >= FLUSH_HERE:
+            self.flush()
+            self._poll()
+        elif waiting % FLUSH_BUSY == 0:
+            with self._writing:
+                self._outbox.take_in_drops()
 
     def drop(self, name: int) -> None:
         """Make the worker forget a name now, whoever still holds a reference."""
@@ -141,11 +158,8 @@ class Client:
             self._most = FLUSH_BUSY
 
     def _flush_unless_busy(self) -> None:
-        """While another thread is uploading, commands may pile up; it or the flusher sends them after it.
-
-        Where sending computes, they would pile up for one unlucky thread to compute: there each waits its turn.
-        """
-        if self._writing.locked() and self._has_room() and not self._transport.computes_on_sender:
+        """While another thread is uploading, commands may pile up; it or the flusher sends them after it."""
+        if self._writing.locked() and self._has_room():
             self._flusher.wake()
         else:
             self.flush()
@@ -290,9 +304,9 @@ class Client:
         self.bytes_sent += len(payload) if payload is not None else 0
 
     def _worker_is_idle(self) -> bool:
-        """Whether it could be computing meanwhile; one on this thread cannot."""
+        """Whether it could be computing meanwhile."""
         self._poll()
-        return not self._transport.computes_on_sender and self._acknowledged >= self._outbox.first
+        return self._acknowledged >= self._outbox.first
 
     def _wait_for_room(self) -> None:
         """[P7.5]: the caller blocks rather than the worker's queue growing, and reads while it does."""

@@ -10,7 +10,7 @@ import pytest
 from client_transports import NEVER, WAIT_SECONDS, ScriptedTransport
 
 from ptrtensor.client.callsite import CallSite
-from ptrtensor.client.client import FLUSH_BUSY, FLUSH_IDLE, Client
+from ptrtensor.client.client import FLUSH_BUSY, FLUSH_HERE, FLUSH_IDLE, Client
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import (
     ObjectNotFoundError,
@@ -125,9 +125,24 @@ def test_a_busy_worker_gets_large_batches(client: Client, transport: ScriptedTra
 def test_what_a_worker_in_this_process_says_is_taken_in(client: Client, transport: ScriptedTransport) -> None:
     """Else the lines of all commands would be kept until somebody waits."""
     transport.computes_on_sender = True
-    post(client, 10 * FLUSH_BUSY)
-    assert transport.sizes == [FLUSH_BUSY] * 10
-    assert len(client.failures._sites) <= 2 * FLUSH_BUSY
+    post(client, 10 * FLUSH_HERE)
+    assert transport.sizes == [FLUSH_HERE] * 10
+    assert not client.failures._sites
+
+
+def test_what_died_is_forgotten_within_a_large_batch(client: Client, transport: ScriptedTransport) -> None:
+    """Else the temporaries of so many commands would be held at once."""
+    transport.computes_on_sender = True
+    for name in range(1, FLUSH_HERE // 2):
+        Reference(client, name)
+        client.post(NEG, command(name), HERE)
+    client.flush()
+    (payload,) = transport.payloads
+    held = most = 0
+    for mark in marks(payload):
+        held += 1 if mark > 0 else -1
+        most = max(most, held)
+    assert held == 0 and most == FLUSH_BUSY
 
 
 def test_a_batch_that_waits_goes_out_when_the_worker_becomes_idle(client: Client, transport: ScriptedTransport) -> None:
