@@ -16,6 +16,8 @@ ERRORS = {
     "ObjectNotFoundError",
     "RemoteOpError",
     "PermissionDeniedError",
+    "IdentityError",
+    "DatasetError",
     "ProtocolError",
     "VersionMismatchError",
     "MessageTooLargeError",

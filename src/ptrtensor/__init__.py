@@ -21,6 +21,8 @@ from ptrtensor.api import is_pointer as is_pointer
 from ptrtensor.api import move as move
 from ptrtensor.api import send as send
 from ptrtensor.api import synchronize as synchronize
+from ptrtensor.errors import DatasetError as DatasetError
+from ptrtensor.errors import IdentityError as IdentityError
 from ptrtensor.errors import MessageTooLargeError as MessageTooLargeError
 from ptrtensor.errors import ObjectNotFoundError as ObjectNotFoundError
 from ptrtensor.errors import PermissionDeniedError as PermissionDeniedError
@@ -39,6 +41,8 @@ from ptrtensor.tensor.profile import profile as profile
 from ptrtensor.version import __version__ as __version__
 
 __all__ = [
+    "DatasetError",
+    "IdentityError",
     "MessageTooLargeError",
     "ObjectNotFoundError",
     "PermissionDeniedError",

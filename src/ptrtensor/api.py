@@ -4,6 +4,7 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NoReturn, TypeGuard, TypeVar, overload
 
@@ -14,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from ptrtensor._torch.memory import allocate
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
-from ptrtensor.errors import PtrTensorError, UnsupportedOpError
+from ptrtensor.errors import IdentityError, PtrTensorError, UnsupportedOpError
 from ptrtensor.progress import terminal_bars
 from ptrtensor.tensor import worker as tensor_worker
 from ptrtensor.tensor.arguments import checked_texts, shown
@@ -26,9 +27,12 @@ from ptrtensor.tensor.transfer import send_tensor
 from ptrtensor.tensor.worker import call_sites, check_id, check_worker, devices
 from ptrtensor.transport.addresses import parse_address
 from ptrtensor.transport.base import Transport
+from ptrtensor.transport.dialing import Dialer
 from ptrtensor.transport.inprocess import InProcessTransport
+from ptrtensor.transport.linked import Linked
 from ptrtensor.transport.process import START_SECONDS, WorkerProcess
 from ptrtensor.transport.sockets import SocketTransport, connect
+from ptrtensor.transport.tls import Credentials
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages
 from ptrtensor.wire.limits import MAX_RESULTS
@@ -176,21 +180,49 @@ def device_name(device: object) -> str:
 
 
 class RemoteWorker(ConnectedWorker):
-    """A worker that somebody started with ``python -m ptrtensor.worker --listen HOST:PORT``.
+    """A worker that somebody serves.
 
+    With `identity` and `trust`, of ``ptrtensor serve``: ``RemoteWorker("bob.example:7700", identity="alice",
+    trust="trusted")``. A connection that breaks is made anew, and nothing is lost. Without them, of ``python -m
+    ptrtensor.worker --listen HOST:PORT`` on this machine.
+
+    :param identity: directory of this side's certificate and key, as ``ptrtensor keys new`` makes it.
+    :param trust: directory with the certificates of workers that this side trusts.
+    :param connect_seconds: how long the network and the handshake may take.
+    :param keep_alive_seconds: how long the connection may be silent; after three times that it counts as broken.
+    :param reconnect_seconds: how long to try for a new connection when one broke.
     :raises PtrTensorError: the address has another form; the id is taken or cannot be one, or there are 127 workers.
+    :raises IdentityError: a certificate or key cannot be used, or one side does not trust the other.
     :raises WorkerLostError: nobody listens there.
     :raises VersionMismatchError: it runs another protocol or another torch.
     """
 
-    def __init__(self, address: str, *, id: str | None = None, credentials: None = None) -> None:
-        if credentials is not None:
-            raise UnsupportedOpError("this version connects on loopback only, without credentials")
+    def __init__(
+        self,
+        address: str,
+        *,
+        id: str | None = None,
+        identity: str | os.PathLike[str] | None = None,
+        trust: str | os.PathLike[str] | None = None,
+        connect_seconds: float = 10.0,
+        keep_alive_seconds: float = 15.0,
+        reconnect_seconds: float = 60.0,
+    ) -> None:
         host, port = parse_address(address)
         name = address if id is None else id
         check_id(name)
         sending, receiving = terminal_bars(name)
-        super().__init__(name, connect(host, port, f"worker {name}", sending, receiving, allocate))
+        peer = f"worker {name}"
+        transport: SocketTransport
+        if identity is not None and trust is not None:
+            credentials = Credentials(Path(identity), Path(trust))
+            dialer = Dialer(host, port, credentials, name, id is not None, connect_seconds)
+            transport = Linked(dialer, peer, keep_alive_seconds, reconnect_seconds, sending, receiving, allocate)
+        elif identity is None and trust is None:
+            transport = connect(host, port, peer, sending, receiving, allocate)
+        else:
+            raise IdentityError("give both: identity= says who you are, and trust= whom you trust")
+        super().__init__(name, transport, seconds=START_SECONDS if identity is not None else GREETING_SECONDS)
 
 
 @overload

@@ -9,6 +9,8 @@
     ├── UnsupportedOpError      this cannot be done with a pointer, here or at all
     ├── RemoteOpError           the operation was sent and failed at the worker
     ├── PermissionDeniedError   the owner of the data does not allow it
+    ├── DatasetError            a file cannot be published
+    ├── IdentityError           an identity cannot be used, or one side does not trust the other's
     ├── ProtocolError           the peer does not speak the protocol
     │   ├── VersionMismatchError    it speaks another version of it
     │   └── MessageTooLargeError    it announces more than the agreed limits
@@ -68,6 +70,14 @@ REMOTE_ERRORS: Final[dict[str, type[RemoteOpError]]] = {
 
 class PermissionDeniedError(PtrTensorError):
     """The policy of the data's owner refuses the request."""
+
+
+class DatasetError(PtrTensorError):
+    """A file that is to be published cannot be read, or holds no tensors."""
+
+
+class IdentityError(PtrTensorError):
+    """An identity cannot be read or is not valid, or one of the two sides does not trust the other's certificate."""
 
 
 class ProtocolError(PtrTensorError):

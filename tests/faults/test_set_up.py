@@ -238,9 +238,11 @@ def test_an_address_of_a_wrong_form(address: Any) -> None:
         pt.RemoteWorker(address, id="carol")
 
 
-def test_credentials_are_for_a_later_version() -> None:
-    with pytest.raises(pt.UnsupportedOpError, match="without credentials"):
-        pt.RemoteWorker("127.0.0.1:7700", credentials="secret")  # type: ignore[arg-type]
+def test_who_you_are_and_whom_you_trust_go_together() -> None:
+    with pytest.raises(pt.IdentityError, match="trust= whom you trust"):
+        pt.RemoteWorker("127.0.0.1:7700", identity="alice")
+    with pytest.raises(pt.IdentityError, match="identity= says who you are"):
+        pt.RemoteWorker("127.0.0.1:7700", trust="trusted")
 
 
 def test_nobody_listens() -> None:

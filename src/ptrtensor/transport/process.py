@@ -18,6 +18,22 @@ END_SECONDS: Final = 10.0
 PACKAGE_PARENT: Final = str(Path(__file__).parents[2])
 
 
+def launch(options: list[str], pass_fds: tuple[int, ...], stdin: int) -> subprocess.Popen[bytes]:
+    """Start `python -m ptrtensor.worker` with these options."""
+    path = os.pathsep.join(filter(None, (PACKAGE_PARENT, os.environ.get("PYTHONPATH"))))
+    # Huge pages for large tensors: first touch of ordinary ones costs as much as receiving them.
+    # Threads that wait asleep: two processes share the cores, and spinning ones take them from each other.
+    defaults = {"THP_MEM_ALLOC_ENABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.Popen(
+        # -P: a module in the working directory that is called as one of Python's is not meant.
+        [sys.executable, "-P", "-m", "ptrtensor.worker", *options],
+        stdin=stdin,
+        pass_fds=pass_fds,
+        start_new_session=True,  # Ctrl-C in a terminal is for the starter; the worker ends with it
+        env={**defaults, **os.environ, "PYTHONPATH": path},
+    )
+
+
 class WorkerProcess:
     """Started by running a module, so the starter's script needs no `if __name__ == "__main__"`.
 
@@ -43,19 +59,7 @@ class WorkerProcess:
                 self.socket = self._accept(listener)
 
     def _start(self, options: list[str], pass_fds: tuple[int, ...]) -> None:
-        path = os.pathsep.join(filter(None, (PACKAGE_PARENT, os.environ.get("PYTHONPATH"))))
-        # Huge pages for large tensors: first touch of ordinary ones costs as much as receiving them.
-        # Threads that wait asleep: two processes share the cores, and spinning ones take them from each other.
-        defaults = {"THP_MEM_ALLOC_ENABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        environment = {**defaults, **os.environ, "PYTHONPATH": path}
-        self.process = subprocess.Popen(
-            # -P: a module in the working directory that is called as one of Python's is not meant.
-            [sys.executable, "-P", "-m", "ptrtensor.worker", *options],
-            stdin=subprocess.PIPE,
-            pass_fds=pass_fds,
-            start_new_session=True,  # Ctrl-C in a terminal is for the starter; the worker ends with it
-            env=environment,
-        )
+        self.process = launch(options, pass_fds, subprocess.PIPE)
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended already, which its socket shows
             self.process.stdin.write(f"{self.token}\n".encode())

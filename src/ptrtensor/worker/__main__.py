@@ -2,7 +2,7 @@
 
 With `--listen HOST:PORT` it serves whoever connects on this machine's loopback. A `ProcessWorker` starts it with
 `--fd` or `--connect` instead; such a worker ends when its standard input does, that is with its starter, however
-that ended.
+that ended. `ptrtensor serve` starts it with `--control`, one for each session.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import torch
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.transport.addresses import format_address, parse_address
 from ptrtensor.version import __version__
+from ptrtensor.worker.hosted import host
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.listener import Gate, Refusing, listen, serve_connection, serve_forever, usable_device
 from ptrtensor.worker.session import Session
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--listen", metavar="HOST:PORT", help="serve on this loopback address (port 0: any free one)")
     way.add_argument("--fd", type=int, help=argparse.SUPPRESS)
+    way.add_argument("--control", type=int, help=argparse.SUPPRESS)
     way.add_argument("--connect", metavar="HOST:PORT", help=argparse.SUPPRESS)
     parser.add_argument("--id", default="worker", help="the worker's name (default: worker)")
     parser.add_argument("--compute-device", default="cpu", help="where it computes, e.g. cuda (default: cpu)")
@@ -38,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
             torch.set_num_threads(options.threads)
         if options.listen is not None:
             return run_listener(options.listen, identity, options.compute_device)
+        if options.control is not None:
+            return host(options.control, options.compute_device)
         return run_child(options.fd, options.connect, identity, options.compute_device)
     except (PtrTensorError, OSError, ValueError, OverflowError, RuntimeError) as error:
         sys.stderr.write(f"ptrtensor-worker: {' '.join(str(error).split())}\n")

@@ -104,6 +104,16 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family)
 
 
+def network_listener(host: str, port: int) -> socket.socket:
+    """A listening socket on any address, for those who authenticate whoever connects.
+
+    :raises OSError: the address is another machine's, or taken.
+    """
+    if host in ("", "0.0.0.0", "::") and socket.has_dualstack_ipv6():
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
 def serve_forever(listener: socket.socket, identity: Identity, compute_device: str) -> None:
     """Accept clients until the process ends; each has a session of its own."""
     turn = threading.RLock()

@@ -5,8 +5,9 @@ in-process worker and one behind a socket are the same code.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from typing import Final, assert_never
 
 import torch
@@ -16,6 +17,7 @@ from ptrtensor._torch.memory import bytes_of, dense, meta_of, offset_of, tensor_
 from ptrtensor._torch.state import isolated
 from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.connection import Buffer
+from ptrtensor.wire.control import Publication
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
 from ptrtensor.wire.limits import MAX_FAILURES, MAX_INSTRUCTIONS, MAX_RESULTS
 from ptrtensor.wire.messages import (
@@ -58,6 +60,7 @@ from ptrtensor.worker.executor import Executor, explain
 from ptrtensor.worker.flags import ClientFlags
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.program import Program
+from ptrtensor.worker.publications import mapped
 from ptrtensor.worker.randomness import Randomness
 from ptrtensor.worker.stopwatch import Stopwatch
 from ptrtensor.worker.store import Note, Store
@@ -70,11 +73,15 @@ HOST: Final = torch.device("cpu")
 class Session:
     """The worker's side of one connection."""
 
-    def __init__(self, identity: Identity, compute_device: str = "cpu") -> None:
+    def __init__(
+        self, identity: Identity, compute_device: str = "cpu", publications: Sequence[Publication] = ()
+    ) -> None:
         self.store = Store()
         self.closed = False
         self._pause: Callable[[], None] | None = None
         self._identity = identity
+        self._publications = publications
+        self._mapped: dict[str, Tensor] = {}
         self._device = torch.device(compute_device)
         self._randomness = Randomness(self._device)
         self._executor = Executor(self.store, self._randomness)
@@ -139,7 +146,7 @@ class Session:
                 self._write_generator(meta, payload)
                 return []
             case Statistics(request):
-                return [(self._count(request), None)]
+                return [(self.count(request), None)]
             case Measure(request, on):
                 return [(Measured(request, self._measure(on)), None)]
             case Bye(request):
@@ -262,18 +269,31 @@ class Session:
 
     def _search(self, search: Search) -> Found:
         entries: list[Entry] = []
-        name = search.name
-        for original, tensor in list(self.store.listed().items()):
-            if len(entries) == MAX_RESULTS:
-                break  # the client reserved so many names
-            note = self.store.notes.get(original, Note())
-            if note.tags and set(search.tags) <= set(note.tags):
-                self.store.objects[name] = tensor
-                self.store.hidden.add(name)
-                self.store.notes[name] = note
-                entries.append(self._entry(name, tensor))
-                name += 1
+        wanted = set(search.tags)
+        # The client reserved names for so many.
+        for name, (tensor, note) in enumerate(islice(self._tagged(wanted), MAX_RESULTS), search.name):
+            self.store.objects[name] = tensor
+            self.store.hidden.add(name)
+            self.store.notes[name] = note
+            entries.append(self._entry(name, tensor))
         return Found(search.request, entries)
+
+    def _tagged(self, wanted: set[str]) -> Iterator[tuple[Tensor, Note]]:
+        """What has all of these tags: the owner's first, then the client's own."""
+        for publication in self._publications:
+            if wanted <= set(publication.tags):
+                yield self._published(publication), Note(publication.tags, publication.description)
+        for name, tensor in list(self.store.listed().items()):
+            note = self.store.notes.get(name, Note())
+            if note.tags and wanted <= set(note.tags):
+                yield tensor, note
+
+    def _published(self, publication: Publication) -> Tensor:
+        """Mapped once: all pointers to it share its memory."""
+        tensor = self._mapped.get(publication.name)
+        if tensor is None:
+            tensor = self._mapped[publication.name] = mapped(publication).to(self._device)
+        return tensor
 
     def _write_generator(self, meta: TensorMeta, payload: memoryview) -> None:
         try:
@@ -286,8 +306,8 @@ class Session:
         self._stopwatch = Stopwatch(self._executor) if on else None
         return timings
 
-    def _count(self, request: int) -> Counters:
-        tensors = [value for value in self.store.objects.values() if isinstance(value, Tensor)]
+    def count(self, request: int) -> Counters:
+        tensors = [value for value in list(self.store.objects.values()) if isinstance(value, Tensor)]
         storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
         return Counters(
             request,

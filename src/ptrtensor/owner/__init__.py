@@ -1,0 +1,1 @@
+"""The data owner's side: who may connect, what is published, what may leave, and the record of it all."""

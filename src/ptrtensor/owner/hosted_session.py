@@ -1,0 +1,120 @@
+"""One client's session as the server sees it: a process, a relay, and the connection of the moment."""
+
+import contextlib
+import queue
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ptrtensor.errors import ProtocolError
+from ptrtensor.owner.session_process import SessionProcess
+from ptrtensor.transport.relay import Connected, Relay
+from ptrtensor.transport.resumable import TOKEN_BYTES, Opening, end
+from ptrtensor.transport.tls import Peer
+
+FAREWELL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a server waits, in seconds: for a client whose connection broke, and between signs of life."""
+
+    lease: float = 300.0
+    keep_alive: float = 15.0
+    handshake: float = 10.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a session ended."""
+
+    reason: str
+    seconds: float
+
+
+@dataclass(eq=False)
+class HostedSession:
+    """It lives until its client leaves, its process ends, its lease runs out or the server stops."""
+
+    peer: Peer
+    process: SessionProcess
+    local: socket.socket
+    patience: Patience
+    when_ended: Callable[["HostedSession", Ended], None]
+    token: bytes = field(default_factory=lambda: secrets.token_bytes(TOKEN_BYTES))
+
+    def __post_init__(self) -> None:
+        self.number = secrets.token_hex(4)
+        """For people, in logs; says nothing of the token."""
+        self.began = time.monotonic()
+        self._reason: str | None = None
+        self._relay = Relay(self.local, self.patience.keep_alive, self._why)
+        self._connections: queue.SimpleQueue[tuple[Connected, int] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"session-{self.number}", daemon=True)
+        self._thread.start()
+
+    def attach(self, connection: Connected, received: int) -> None:
+        """Go on over this connection, with a client that has so many bytes; one before it is given up."""
+        self._connections.put((connection, received))
+        self._relay.interrupt()
+
+    def stop(self, reason: str) -> None:
+        """Tell the client why, and end."""
+        if self._reason is None:
+            self._reason = reason
+        self._connections.put(None)
+        self._relay.stop()
+
+    def join(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        reason = ""
+        try:
+            while not self._relayed():
+                pass
+        except queue.Empty:
+            reason = f"its client did not come back for {self.patience.lease:g} s"
+        except ProtocolError as error:
+            reason = str(error)
+        finally:
+            self._relay.close()
+            reason = self.process.end() or self._reason or self._relay.ended or reason
+            self.when_ended(self, Ended(reason, time.monotonic() - self.began))
+
+    def _relayed(self) -> bool:
+        """Whether the session ended with this connection.
+
+        :raises queue.Empty: no client came back for it.
+        """
+        attached = self._connections.get(timeout=self.patience.lease)
+        if attached is None:
+            return True
+        connection, received = attached
+        with contextlib.closing(connection):
+            self._relay.rearm()
+            if not self._connections.empty():
+                return False  # this one was given up for another
+            try:
+                connection.sendall(Opening(self.token, self._relay.link.received).encode())
+                return self._relay.run(connection, received)
+            except ProtocolError as error:
+                refuse(connection, str(error))
+                raise
+            except OSError:
+                return False
+
+    def _why(self) -> str:
+        if self._reason is None:
+            self._reason = self.process.end()
+        return self._reason
+
+
+def refuse(connection: Connected, reason: str) -> None:
+    """A last word, if the client still takes one."""
+    with contextlib.suppress(OSError):
+        connection.settimeout(FAREWELL_SECONDS)
+        connection.sendall(end(reason))

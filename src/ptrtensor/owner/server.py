@@ -1,0 +1,180 @@
+"""The server of `ptrtensor serve`: it lets clients in, one process for the session of each."""
+
+import contextlib
+import logging
+import os
+import socket
+import ssl
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from ptrtensor.errors import IdentityError, ProtocolError, PtrTensorError
+from ptrtensor.owner.hosted_session import Ended, HostedSession, Patience, refuse
+from ptrtensor.owner.session_process import Pool
+from ptrtensor.transport.dialing import read_exactly
+from ptrtensor.transport.relay import Connected
+from ptrtensor.transport.resumable import NO_TOKEN, OPENING, Opening
+from ptrtensor.transport.tls import Credentials, Peer, context, peer_of
+from ptrtensor.wire.control import Assign, Publication
+
+log: Final = logging.getLogger("ptrtensor.serve")
+
+MAX_HANDSHAKES: Final = 64
+"""Connections that nobody vouches for yet, at the same time."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server admits at the same time."""
+
+    sessions: int = 32
+    sessions_of_one: int = 8
+
+
+class Server:
+    """Clients are authenticated before a byte of the protocol is read; keys stay in this process."""
+
+    def __init__(
+        self,
+        worker: str,
+        listener: socket.socket,
+        credentials: Credentials,
+        publications: tuple[Publication, ...] = (),
+        *,
+        compute_device: str = "cpu",
+        threads: int | None = None,
+        ahead: int = 1,
+        limits: Limits,
+        patience: Patience,
+    ) -> None:
+        context(credentials, server=True)  # a wrong file is the starter's error, not the first client's
+        self.worker = worker
+        self.began = time.time()
+        self._listener = listener
+        self._credentials = credentials
+        self._publications = publications
+        self._limits = limits
+        self._patience = patience
+        self._sessions: dict[bytes, HostedSession] = {}
+        self._lock = threading.Lock()
+        self._handshakes = threading.BoundedSemaphore(MAX_HANDSHAKES)
+        self._stopping = threading.Event()
+        self._pool = Pool(ahead, compute_device, threads)
+
+    def serve_forever(self) -> None:
+        """Until `stop`."""
+        while not self._stopping.is_set():
+            self._handshakes.acquire()
+            try:
+                sock, address = self._listener.accept()
+            except OSError:
+                self._handshakes.release()
+                self._stopping.wait(0.1)  # too many open files, or a client that has gone
+                continue
+            threading.Thread(target=self._welcome, args=(sock, address), daemon=True).start()
+
+    def stop(self, reason: str) -> None:
+        """Let nobody in any more, and tell those who are here why they must go."""
+        self._stopping.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._pool.close()
+        with self._lock:
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            session.stop(reason)
+        for session in sessions:
+            session.join(5.0)
+
+    # --- one connection
+
+    def _welcome(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        """In a thread of its own, from the first byte to the session that it belongs to."""
+        where = f"{address[0]}:{address[1]}"
+        try:
+            connection, peer, opening = self._shake_hands(sock)
+        except (OSError, PtrTensorError) as error:
+            log.warning("refused a connection", extra={"from": where, "reason": str(error)})
+            return
+        finally:
+            self._handshakes.release()
+        try:
+            self._admit(connection, peer, opening, where)
+        except PtrTensorError as error:
+            log.warning("refused a session", extra={"client": peer.name, "from": where, "reason": str(error)})
+            with contextlib.closing(connection), contextlib.suppress(OSError):
+                connection.sendall(Opening(NO_TOKEN, 0).encode())
+                refuse(connection, str(error))
+
+    def _shake_hands(self, sock: socket.socket) -> tuple[ssl.SSLSocket, Peer, Opening]:
+        """:raises OSError: no handshake of TLS came of it. :raises PtrTensorError: it is none of ours."""
+        guard = socket.socket(fileno=os.dup(sock.fileno()))
+        deadline = threading.Timer(self._patience.handshake, shut_down, (guard,))
+        deadline.daemon = True
+        deadline.start()
+        connection: socket.socket = sock
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            secure = context(self._credentials, server=True).wrap_socket(sock, server_side=True)
+            connection = secure
+            peer = peer_of(secure, self._credentials)
+            return secure, peer, Opening.decode(read_exactly(secure, OPENING.size))
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            deadline.cancel()
+            guard.close()
+
+    def _admit(self, connection: Connected, peer: Peer, opening: Opening, where: str) -> None:
+        """:raises PtrTensorError: there is no such session, or no room for another."""
+        if opening.token == NO_TOKEN:
+            session = self._new_session(peer)
+            log.info("session began", extra={"session": session.number, "client": peer.name, "from": where})
+        else:
+            with self._lock:
+                found = self._sessions.get(opening.token)
+            if found is None or found.peer != peer:
+                raise ProtocolError(
+                    "there is no such session any more: its lease ended, or the worker was started anew. "
+                    "What it held is gone"
+                )
+            session = found
+            log.info("session resumed", extra={"session": session.number, "client": peer.name, "from": where})
+        session.attach(connection, opening.received)
+
+    def _new_session(self, peer: Peer) -> HostedSession:
+        with self._lock:
+            theirs = sum(session.peer == peer for session in self._sessions.values())
+            if len(self._sessions) >= self._limits.sessions or theirs >= self._limits.sessions_of_one:
+                raise IdentityError(f"there are too many sessions already ({theirs} of them yours)")
+        process = self._pool.take()
+        assignment = Assign(self.worker, uuid.uuid4().hex, peer.name, self._publications)
+        local = process.assign(assignment)
+        session = HostedSession(peer, process, local, self._patience, self._when_ended)
+        with self._lock:
+            self._sessions[session.token] = session
+        return session
+
+    def _when_ended(self, session: HostedSession, ended: Ended) -> None:
+        with self._lock:
+            self._sessions.pop(session.token, None)
+        log.info(
+            "session ended",
+            extra={
+                "session": session.number,
+                "client": session.peer.name,
+                "reason": ended.reason or "its client left",
+                "seconds": round(ended.seconds, 3),
+            },
+        )
+
+
+def shut_down(sock: socket.socket) -> None:
+    """Whoever reads from it elsewhere stops waiting."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
