@@ -3,7 +3,7 @@
 import atexit
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NoReturn, TypeGuard, TypeVar, overload
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ptrtensor._torch.memory import allocate
+from ptrtensor._torch.memory import allocate, meta_of
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import IdentityError, PtrTensorError, UnsupportedOpError
@@ -35,8 +35,9 @@ from ptrtensor.transport.sockets import SocketTransport, connect
 from ptrtensor.transport.tls import Credentials
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages
+from ptrtensor.wire.control import Publication
 from ptrtensor.wire.limits import MAX_RESULTS
-from ptrtensor.wire.metadata import interned
+from ptrtensor.wire.metadata import contiguous_stride, intern, interned
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.session import Session
 
@@ -109,6 +110,21 @@ class VirtualWorker(ConnectedWorker):
         check_id(id)
         self._session = Session(Identity(id, __version__, str(torch.__version__)))
         super().__init__(id, InProcessTransport(self._session.handle, allocate))
+
+    def publish(
+        self, tensor: Tensor, *, name: str, tags: Iterable[str] = (), description: str = "", private: bool = True
+    ) -> None:
+        """Offer a copy of a tensor to whoever searches for its tags, as the owner of the data.
+
+        What is private, and all that is computed from it, cannot be fetched: the client gets a `PermissionDeniedError`.
+        A worker in this process hides nothing from this process; it is for trying out what a client may do.
+
+        :raises PtrTensorError: a tag is no str, or the tensor cannot live at a worker.
+        """
+        meta = meta_of(tensor)
+        contiguous = intern(meta.shape, contiguous_stride(meta.shape), meta.dtype)
+        texts = checked_texts(tuple(tags), "publish()")
+        self._session.publish(Publication(name, texts, description, private, "", 0, contiguous), tensor)
 
     @property
     def objects(self) -> Mapping[int, Tensor]:

@@ -22,6 +22,7 @@ from ptrtensor.client.outbox import Outbox
 from ptrtensor.client.waits import Waits
 from ptrtensor.errors import (
     ObjectNotFoundError,
+    PermissionDeniedError,
     ProtocolError,
     PtrTensorError,
     RemoteOpError,
@@ -37,6 +38,7 @@ from ptrtensor.wire.limits import PROTOCOL_VERSION
 from ptrtensor.wire.messages import (
     Acknowledged,
     ClientMessage,
+    Denied,
     Failed,
     Hello,
     Missing,
@@ -207,6 +209,8 @@ class Client:
             raise ObjectNotFoundError(
                 f"worker {self.worker} holds no object {reply.name}: it was never sent, or was taken away"
             )
+        if isinstance(reply, Denied):
+            raise PermissionDeniedError(f"worker {self.worker}: {reply.reason}")
         if not isinstance(reply, kind):
             raise ProtocolError(f"worker {self.worker} answered with {type(reply).__name__}, not {kind.__name__}")
         return reply, payload

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ptrtensor.errors import DatasetError
 from ptrtensor.wire.control import Publication
-from ptrtensor.wire.metadata import TensorMeta, intern
+from ptrtensor.wire.metadata import TensorMeta, contiguous_stride, intern
 
 Array = npt.NDArray[np.generic]
 
@@ -203,10 +203,7 @@ def meta_of(array: Array) -> TensorMeta:
 
 
 def contiguous(shape: tuple[int, ...], dtype: str) -> TensorMeta:
-    stride = [1] * len(shape)
-    for place in range(len(shape) - 2, -1, -1):
-        stride[place] = stride[place + 1] * max(shape[place + 1], 1)
-    return intern(shape, tuple(stride), dtype)
+    return intern(shape, contiguous_stride(shape), dtype)
 
 
 def is_number(cell: str) -> bool:

@@ -8,7 +8,7 @@ from collections import deque
 from typing import Final
 
 from ptrtensor.errors import WorkerLostError
-from ptrtensor.transport.process import launch
+from ptrtensor.transport.process import CLEARED_MEMORY, launch
 from ptrtensor.wire.control import Assign, FromSession, Ready, Report, Reported
 from ptrtensor.worker.channel import Channel, from_session
 
@@ -26,7 +26,7 @@ class SessionProcess:
         options += [] if threads is None else [f"--threads={threads}"]
         with theirs:
             try:
-                self._process = launch(options, (theirs.fileno(),), subprocess.DEVNULL)
+                self._process = launch(options, (theirs.fileno(),), subprocess.DEVNULL, CLEARED_MEMORY)
             except BaseException:
                 ours.close()
                 raise

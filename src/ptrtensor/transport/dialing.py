@@ -1,6 +1,5 @@
 """Reaching a worker on another machine: each way in which that fails is told apart."""
 
-import contextlib
 import socket
 import ssl
 from dataclasses import dataclass
@@ -39,7 +38,8 @@ class Dialer:
         :raises ProtocolError: something else listens there, or another version.
         :raises OSError: the connection broke while it was made.
         """
-        sock = self._shake_hands(self._connect())
+        secure = context(self.credentials, server=False)
+        sock = self._shake_hands(secure, self._connect())
         try:
             self._check_name(sock)
             sock.sendall(Opening(token, received).encode())
@@ -70,10 +70,10 @@ class Dialer:
                 f"{self._who} cannot be reached ({error}): is it serving, and does the network let you through?"
             ) from error
 
-    def _shake_hands(self, plain: socket.socket) -> ssl.SSLSocket:
+    def _shake_hands(self, secure: ssl.SSLContext, plain: socket.socket) -> ssl.SSLSocket:
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return context(self.credentials, server=False).wrap_socket(plain)
+            return secure.wrap_socket(plain)
         except ssl.SSLCertVerificationError as error:
             plain.close()
             if error.verify_code in NOT_TRUSTED_HERE:
@@ -127,8 +127,3 @@ def read_exactly(sock: ssl.SSLSocket, count: int) -> bytes:
 def is_alert(error: ssl.SSLError) -> bool:
     """Whether the peer said why it hung up."""
     return error.reason is not None and "ALERT" in error.reason
-
-
-def hang_up(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        sock.close()

@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from ptrtensor.errors import WorkerLostError
@@ -18,8 +20,14 @@ END_SECONDS: Final = 10.0
 PACKAGE_PARENT: Final = str(Path(__file__).parents[2])
 
 
-def launch(options: list[str], pass_fds: tuple[int, ...], stdin: int) -> subprocess.Popen[bytes]:
-    """Start `python -m ptrtensor.worker` with these options."""
+CLEARED_MEMORY: Final = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.perturb=255"}
+"""glibc then fills what it hands out with zeros, so `torch.empty` shows nothing that was freed."""
+
+
+def launch(
+    options: list[str], pass_fds: tuple[int, ...], stdin: int, settings: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[bytes]:
+    """Start `python -m ptrtensor.worker` with these options, and these variables in its environment."""
     path = os.pathsep.join(filter(None, (PACKAGE_PARENT, os.environ.get("PYTHONPATH"))))
     # Huge pages for large tensors: first touch of ordinary ones costs as much as receiving them.
     # Threads that wait asleep: two processes share the cores, and spinning ones take them from each other.
@@ -30,7 +38,7 @@ def launch(options: list[str], pass_fds: tuple[int, ...], stdin: int) -> subproc
         stdin=stdin,
         pass_fds=pass_fds,
         start_new_session=True,  # Ctrl-C in a terminal is for the starter; the worker ends with it
-        env={**defaults, **os.environ, "PYTHONPATH": path},
+        env={**defaults, **os.environ, **settings, "PYTHONPATH": path},
     )
 
 

@@ -212,6 +212,13 @@ class Missing(msgspec.Struct, frozen=True, tag=True):
     name: int
 
 
+class Denied(msgspec.Struct, frozen=True, tag=True):
+    """The policy of the data's owner refuses the request."""
+
+    request: int
+    reason: str
+
+
 class Done(msgspec.Struct, frozen=True, tag=True):
     request: int
 
@@ -268,11 +275,22 @@ ClientMessage = (
     | Bye
 )
 WorkerMessage = (
-    Welcome | Refused | Value | Described | Found | Failed | Missing | Done | Acknowledged | Counters | Measured
+    Welcome
+    | Refused
+    | Value
+    | Described
+    | Found
+    | Failed
+    | Missing
+    | Denied
+    | Done
+    | Acknowledged
+    | Counters
+    | Measured
 )
 Message = ClientMessage | WorkerMessage
 
-Reply = Value | Described | Found | Failed | Missing | Done | Counters | Measured
+Reply = Value | Described | Found | Failed | Missing | Denied | Done | Counters | Measured
 """The messages that answer a request, each by its number."""
 
 PAYLOAD_OF_TENSOR: Final = (Put, Value, WriteGenerator)

@@ -133,6 +133,14 @@ class MetadataTable:
         self._sweep_at = max(self.SMALLEST_SWEEP, 2 * len(self._table))
 
 
+def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row after row, as torch lays out what it makes."""
+    stride = [1] * len(shape)
+    for place in range(len(shape) - 2, -1, -1):
+        stride[place] = stride[place + 1] * max(shape[place + 1], 1)
+    return tuple(stride)
+
+
 _interned: Final = MetadataTable()
 intern: Final = _interned.intern
 

@@ -19,17 +19,29 @@ class Randomness:
         self._seeded = torch.Generator(device)
         self._sequence = torch.Generator(device)
         self._sequential = False
+        self._private = torch.Generator(device)
+        self._is_private = False
+
+    @contextmanager
+    def privately(self) -> Iterator[None]:
+        """How much is drawn may depend on private values, and the state of the sequence would show it."""
+        self._is_private = True
+        try:
+            yield
+        finally:
+            self._is_private = False
 
     def manual_seed(self, seed: int | None) -> None:
         """Use one generator in order from `seed` on; None goes back to a seed for each command."""
         if seed is not None:
             self._sequence.manual_seed(seed)  # before the mode changes: torch may refuse the seed
+            self._private.manual_seed(seed)
         self._sequential = seed is not None
 
     def generator(self, seed: int) -> torch.Generator:
         """The generator for an operation that takes one. In sequential mode a seed of 0 means the next in order."""
         if self._sequential and seed == 0:
-            return self._sequence
+            return self._private if self._is_private else self._sequence
         return self._seeded.manual_seed(seed)
 
     @contextmanager

@@ -5,15 +5,14 @@ in-process worker and one behind a socket are the same code.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from itertools import islice
 from typing import Final, assert_never
 
 import torch
 from torch import Tensor
 
-from ptrtensor._torch.memory import bytes_of, dense, meta_of, offset_of, tensor_of
+from ptrtensor._torch.memory import bytes_of, dense, meta_of, tensor_of
 from ptrtensor._torch.state import isolated
 from ptrtensor.errors import ProtocolError, UnsupportedOpError
 from ptrtensor.wire.connection import Buffer
@@ -28,11 +27,10 @@ from ptrtensor.wire.messages import (
     ClientMessage,
     Configure,
     Counters,
+    Denied,
     Describe,
     Described,
     Done,
-    Entry,
-    Extent,
     Failed,
     Failure,
     Fetch,
@@ -56,14 +54,15 @@ from ptrtensor.wire.messages import (
     WriteGenerator,
 )
 from ptrtensor.wire.metadata import TensorMeta
+from ptrtensor.worker.catalogue import Catalogue, extent_of
 from ptrtensor.worker.executor import Executor, explain
 from ptrtensor.worker.flags import ClientFlags
 from ptrtensor.worker.identity import Identity
+from ptrtensor.worker.privacy import Privacy
 from ptrtensor.worker.program import Program
-from ptrtensor.worker.publications import mapped
 from ptrtensor.worker.randomness import Randomness
 from ptrtensor.worker.stopwatch import Stopwatch
-from ptrtensor.worker.store import Note, Store
+from ptrtensor.worker.store import Labels, Note, Store
 
 Reply = tuple[WorkerMessage, Buffer | None]
 
@@ -80,11 +79,11 @@ class Session:
         self.closed = False
         self._pause: Callable[[], None] | None = None
         self._identity = identity
-        self._publications = publications
-        self._mapped: dict[str, Tensor] = {}
         self._device = torch.device(compute_device)
         self._randomness = Randomness(self._device)
         self._executor = Executor(self.store, self._randomness)
+        self._privacy = Privacy(self.store, self._executor, self._randomness)
+        self._catalogue = Catalogue(self.store, self._device, publications)
         self._programs: dict[int, Program] = {}
         self._flags = ClientFlags()
         self._stopwatch: Stopwatch | None = None
@@ -97,7 +96,12 @@ class Session:
         return isolated(self._handle, message, payload)
 
     def has_value(self, name: int) -> bool:
-        return name in self.store.objects
+        return name in self.store.objects or name in self.store.labels
+
+    def publish(self, publication: Publication, tensor: Tensor) -> None:
+        """Offer a tensor to the client: a copy, in memory that ends where it does."""
+        copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+        self._catalogue.publish(publication, copy.clone)
 
     def when_paused(self, look: Callable[[], None] | None) -> None:
         """Call this between the commands of a batch. It may have `handle` answer a `Fetch`, and nothing else."""
@@ -125,9 +129,9 @@ class Session:
                 self.store.notes[name] = Note(tags, description)
                 return []
             case Search():
-                return [(self._search(message), None)]
+                return [(self._catalogue.search(message), None)]
             case Inventory(request):
-                return [(Found(request, self._entries()), None)]
+                return [(Found(request, self._catalogue.entries()), None)]
             case Synchronize(request):
                 self._synchronize_device()
                 return [(self._acknowledge(), None), (Done(request), None)]
@@ -163,7 +167,7 @@ class Session:
         if batch.first > self._executor.executed:
             raise ProtocolError(f"the client skipped from command {self._executor.executed} to {batch.first}")
         programs, executor, drop, pause = self._programs, self._executor, self.store.drop, self._pause
-        run = executor.run if self._stopwatch is None else self._stopwatch.run
+        run = self._privacy.guarding(executor.run if self._stopwatch is None else self._stopwatch.run)
         sequence, offset, end = batch.first, 0, len(commands)
         while offset < end:
             try:
@@ -225,6 +229,8 @@ class Session:
             self._executor.poison(put.name, Failure(-put.name, f"send {put.meta}", *explain(error)))
 
     def _fetch(self, fetch: Fetch) -> Reply:
+        if labels := self.store.labels.get(fetch.name):
+            return Denied(fetch.request, refusal("the value", labels)), None
         poison = self.store.poisoned.get(fetch.name)
         if poison is not None:
             return Failed(fetch.request, poison.failure), None
@@ -242,7 +248,9 @@ class Session:
         plain = dense(tensor).to(HOST)
         return Value(request, meta_of(plain)), bytes_of(plain)
 
-    def _describe(self, describe: Describe) -> Described | Failed | Missing:
+    def _describe(self, describe: Describe) -> Described | Denied | Failed | Missing:
+        if labels := self.store.labels.get(describe.name):
+            return Denied(describe.request, refusal("what depends on values (a shape, or whether it worked)", labels))
         poison = self.store.poisoned.get(describe.name)
         if poison is not None:
             return Failed(describe.request, poison.failure)
@@ -258,43 +266,6 @@ class Session:
         except UnsupportedOpError as error:
             return Failed(describe.request, Failure(-describe.name, "result", *explain(error)))
 
-    # --- what is here
-
-    def _entries(self) -> list[Entry]:
-        return [self._entry(name, tensor) for name, tensor in self.store.listed().items()]
-
-    def _entry(self, name: int, tensor: Tensor) -> Entry:
-        note = self.store.notes.get(name, Note())
-        return Entry(name, extent_of(tensor), note.tags, note.description)
-
-    def _search(self, search: Search) -> Found:
-        entries: list[Entry] = []
-        wanted = set(search.tags)
-        # The client reserved names for so many.
-        for name, (tensor, note) in enumerate(islice(self._tagged(wanted), MAX_RESULTS), search.name):
-            self.store.objects[name] = tensor
-            self.store.hidden.add(name)
-            self.store.notes[name] = note
-            entries.append(self._entry(name, tensor))
-        return Found(search.request, entries)
-
-    def _tagged(self, wanted: set[str]) -> Iterator[tuple[Tensor, Note]]:
-        """What has all of these tags: the owner's first, then the client's own."""
-        for publication in self._publications:
-            if wanted <= set(publication.tags):
-                yield self._published(publication), Note(publication.tags, publication.description)
-        for name, tensor in list(self.store.listed().items()):
-            note = self.store.notes.get(name, Note())
-            if note.tags and wanted <= set(note.tags):
-                yield tensor, note
-
-    def _published(self, publication: Publication) -> Tensor:
-        """Mapped once: all pointers to it share its memory."""
-        tensor = self._mapped.get(publication.name)
-        if tensor is None:
-            tensor = self._mapped[publication.name] = mapped(publication).to(self._device)
-        return tensor
-
     def _write_generator(self, meta: TensorMeta, payload: memoryview) -> None:
         try:
             self._randomness.state = tensor_of(meta, payload)
@@ -307,7 +278,13 @@ class Session:
         return timings
 
     def count(self, request: int) -> Counters:
-        tensors = [value for value in list(self.store.objects.values()) if isinstance(value, Tensor)]
+        """Of private objects neither number nor size: what failed is not there, and a size may depend on values."""
+        labels = self.store.labels
+        tensors = [
+            value
+            for name, value in list(self.store.objects.items())
+            if isinstance(value, Tensor) and name not in labels
+        ]
         storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
         return Counters(
             request,
@@ -315,12 +292,13 @@ class Session:
             self._executor.operations,
             len(tensors),
             sum(storages.values()),
-            len(self.store.poisoned),
+            len([name for name in list(self.store.poisoned) if name not in labels]),
         )
 
 
-def extent_of(tensor: Tensor) -> Extent:
-    return Extent(meta_of(tensor), offset_of(tensor))
+def refusal(what: str, labels: Labels) -> str:
+    made_of = ", ".join(sorted(labels))
+    return f"{what} is private, since it was computed from {made_of}: its owner has not allowed it to leave"
 
 
 def forgets_only(commands: memoryview) -> bool:

@@ -1,6 +1,8 @@
 """What one session's worker holds: names and the values under them, and which of them are poisoned."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from torch import Tensor
 
@@ -8,6 +10,11 @@ from ptrtensor._torch.memory import storage_key
 from ptrtensor.wire.messages import Failure
 
 Value = Tensor | bool | int | float
+
+Labels = frozenset[str]
+"""The private publications that a value was made of."""
+
+PUBLIC: Final[Labels] = frozenset()
 
 
 @dataclass(slots=True)
@@ -41,6 +48,8 @@ class Store:
     hidden: set[int] = field(default_factory=set)
     notes: dict[int, Note] = field(default_factory=dict)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    labels: dict[int, Labels] = field(default_factory=dict)
+    """Of what is private."""
 
     def drop(self, name: int) -> None:
         """Forget a name; unknown ones are none of our business [P5.6]."""
@@ -49,9 +58,10 @@ class Store:
         self.hidden.discard(name)
         self.notes.pop(name, None)
         self.outcomes.pop(name, None)
+        self.labels.pop(name, None)
 
     def clear(self) -> None:
-        for names in (self.objects, self.poisoned, self.hidden, self.notes, self.outcomes):
+        for names in (self.objects, self.poisoned, self.hidden, self.notes, self.outcomes, self.labels):
             names.clear()
 
     def poison_storages(self, names: set[int], failure: Failure, *, written: bool) -> None:
@@ -62,6 +72,23 @@ class Store:
             if isinstance(value, Tensor) and storage_key(value) in storages:
                 del self.objects[name]
                 self.poisoned[name] = Poison(failure, None if written else value)
+
+    def label(self, name: int, labels: Labels) -> None:
+        """It is private, for these too."""
+        if labels:
+            self.labels[name] = self.labels.get(name, PUBLIC) | labels
+
+    def kept(self, name: int) -> Value | None:
+        """Its value, also where that is held back."""
+        value = self.objects.get(name)
+        if value is None and name in self.poisoned:
+            return self.poisoned[name].value
+        return value
+
+    def all_kept(self) -> Iterator[tuple[int, Value | None]]:
+        """All of them."""
+        yield from list(self.objects.items())
+        yield from [(name, poison.value) for name, poison in self.poisoned.items()]
 
     def recover(self) -> None:
         """Give back what was poisoned only because an operation on it did not run [P8.4]."""

@@ -1,0 +1,87 @@
+"""What a client may know of what is here: the owner's publications, and its own objects."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count, islice
+
+import torch
+from torch import Tensor
+
+from ptrtensor._torch.memory import meta_of, offset_of
+from ptrtensor.wire.control import Publication
+from ptrtensor.wire.limits import MAX_RESULTS
+from ptrtensor.wire.messages import Entry, Extent, Found, Search
+from ptrtensor.worker.publications import mapped
+from ptrtensor.worker.store import PUBLIC, Labels, Note, Store
+
+
+class Catalogue:
+    """Private results are not listed: whether they are there says whether they failed, and their shape may say more."""
+
+    def __init__(self, store: Store, device: torch.device, publications: Sequence[Publication]) -> None:
+        self._store = store
+        self._device = device
+        self._publications: dict[str, Publication] = {}
+        self._sources: dict[str, Callable[[], Tensor]] = {}
+        self._kept: dict[str, int] = {}
+        """The names under which published tensors stay here, all below zero: no client can drop them."""
+        self._numbers = count(-1, -1)
+        for publication in publications:
+            self.publish(publication, partial(mapped, publication))
+
+    def publish(self, publication: Publication, source: Callable[[], Tensor]) -> None:
+        """Offer what `source` makes; what had that name before is offered no more."""
+        self._publications[publication.name] = publication
+        self._sources[publication.name] = source
+        self._kept.pop(publication.name, None)
+
+    def entries(self) -> list[Entry]:
+        return [self._entry(name, tensor) for name, tensor in self._public().items()]
+
+    def search(self, search: Search) -> Found:
+        entries: list[Entry] = []
+        # The client reserved names for so many.
+        found = islice(self._tagged(set(search.tags)), MAX_RESULTS)
+        for name, (tensor, note, labels) in enumerate(found, search.name):
+            self._store.objects[name] = tensor
+            self._store.hidden.add(name)
+            self._store.notes[name] = note
+            self._store.label(name, labels)
+            entries.append(self._entry(name, tensor))
+        return Found(search.request, entries)
+
+    def _tagged(self, wanted: set[str]) -> Iterator[tuple[Tensor, Note, Labels]]:
+        """What has all of these tags: the owner's first, then the client's own."""
+        for publication in self._publications.values():
+            if wanted <= set(publication.tags):
+                name = self._kept.get(publication.name, 0)
+                tensor = self._store.objects.get(name)
+                if not isinstance(tensor, Tensor):  # not asked for yet, or poisoned by a write that failed
+                    name, tensor = self._keep(publication)
+                note = Note(publication.tags, publication.description)
+                yield tensor, note, self._store.labels.get(name, PUBLIC)
+        for name, tensor in self._public().items():
+            note = self._store.notes.get(name, Note())
+            if note.tags and wanted <= set(note.tags):
+                yield tensor, note, PUBLIC
+
+    def _keep(self, publication: Publication) -> tuple[int, Tensor]:
+        """All pointers to it share this memory."""
+        name = self._kept[publication.name] = next(self._numbers)
+        tensor = self._store.objects[name] = self._sources[publication.name]().to(self._device)
+        self._store.hidden.add(name)
+        if publication.private:
+            self._store.label(name, frozenset({publication.name}))
+        return name, tensor
+
+    def _public(self) -> dict[int, Tensor]:
+        labels = self._store.labels
+        return {name: tensor for name, tensor in self._store.listed().items() if name not in labels}
+
+    def _entry(self, name: int, tensor: Tensor) -> Entry:
+        note = self._store.notes.get(name, Note())
+        return Entry(name, extent_of(tensor), note.tags, note.description)
+
+
+def extent_of(tensor: Tensor) -> Extent:
+    return Extent(meta_of(tensor), offset_of(tensor))
