@@ -64,6 +64,12 @@ class Server:
         self._stopping = threading.Event()
         self._pool = Pool(ahead, compute_device, threads)
 
+    @property
+    def sessions(self) -> list[HostedSession]:
+        """Those that have not ended."""
+        with self._lock:
+            return list(self._sessions.values())
+
     def serve_forever(self) -> None:
         """Until `stop`."""
         while not self._stopping.is_set():
@@ -83,8 +89,7 @@ class Server:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._pool.close()
-        with self._lock:
-            sessions = list(self._sessions.values())
+        sessions = self.sessions
         for session in sessions:
             session.stop(reason)
         for session in sessions:

@@ -10,6 +10,8 @@ from ptrtensor.transport.addresses import format_address
 from ptrtensor.transport.resumable import HEADER, MAX_REASON_BYTES, NO_TOKEN, OPENING, Kind, Opening
 from ptrtensor.transport.tls import Credentials, context, peer_of
 
+START_SECONDS: Final = 120.0
+
 NOT_TRUSTED_HERE: Final = frozenset({18, 19, 20, 21, 24})
 """OpenSSL's codes where no certificate of ours vouches for the peer's: self-signed, or of an unknown issuer."""
 
@@ -43,6 +45,8 @@ class Dialer:
         try:
             self._check_name(sock)
             sock.sendall(Opening(token, received).encode())
+            if token == NO_TOKEN:
+                sock.settimeout(START_SECONDS)  # a process may have to be started for it
             return sock, self._opening(sock)
         except ssl.SSLError as error:
             sock.close()

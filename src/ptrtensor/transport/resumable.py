@@ -32,6 +32,11 @@ MAX_REASON_BYTES: Final = 4096
 KEPT_BYTES: Final = 32 * 1024 * 1024
 """Sent and not acknowledged, at most; past this the sender waits."""
 
+PIECE_BYTES: Final = 1024
+CAREFUL_BYTES: Final = 64 * 1024
+"""So much is sent again in such pieces: TLS gives nothing of a record that did not arrive as a whole, so large ones
+would never cross a way that breaks every few kilobytes."""
+
 JOINED_BELOW_BYTES: Final = 16 * 1024
 
 ACKNOWLEDGE_BYTES: Final = 1024 * 1024
@@ -149,10 +154,16 @@ class Link:
         self._forget(received)
         skip = received - self._first
         frames: list[memoryview] = []
+        careful = CAREFUL_BYTES
         for chunk in self._chunks:
             rest = chunk[skip:]
             skip = 0
-            frames += framed(rest)
+            while careful > 0 and len(rest):
+                piece, rest = rest[:PIECE_BYTES], rest[PIECE_BYTES:]
+                careful -= len(piece)
+                frames += framed(piece)
+            if len(rest):
+                frames += framed(rest)
         return iter(frames)
 
     # --- in
