@@ -22,10 +22,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wire": {"errors", "locks"},
     "transport": {"errors", "wire"},
     "worker": {"errors", "version", "wire", "transport", "_torch"},
+    "owner": {"errors", "wire", "transport", "worker"},
+    "cli": {"errors", "version", "transport", "worker", "owner"},
+    "__main__": set(),
     "client": {"errors", "version", "wire", "transport"},
     "tensor": {"errors", "locks", "wire", "client", "_torch"},
-    "api": {"errors", "version", "progress", "wire", "transport", "worker", "client", "tensor", "_torch"},
-    "": {"errors", "version", "wire", "transport", "worker", "client", "tensor", "_torch", "api"},
+    "verbs": {"errors", "tensor"},
+    "api": {"errors", "version", "progress", "wire", "transport", "worker", "client", "tensor", "verbs", "_torch"},
+    "": {"errors", "version", "wire", "transport", "worker", "client", "tensor", "_torch", "verbs", "api"},
 }
 
 # What these rooms must not import of others: the wire is bytes and values, and only some rooms know tensors.

@@ -16,11 +16,6 @@ from ptrtensor.api import ProcessWorker as ProcessWorker
 from ptrtensor.api import RemoteWorker as RemoteWorker
 from ptrtensor.api import VirtualWorker as VirtualWorker
 from ptrtensor.api import Worker as Worker
-from ptrtensor.api import get as get
-from ptrtensor.api import is_pointer as is_pointer
-from ptrtensor.api import move as move
-from ptrtensor.api import send as send
-from ptrtensor.api import synchronize as synchronize
 from ptrtensor.errors import DatasetError as DatasetError
 from ptrtensor.errors import IdentityError as IdentityError
 from ptrtensor.errors import MessageTooLargeError as MessageTooLargeError
@@ -38,6 +33,11 @@ from ptrtensor.tensor.hook import TorchHook as TorchHook
 from ptrtensor.tensor.local import local_worker as local_worker
 from ptrtensor.tensor.pointer import PointerTensor as PointerTensor
 from ptrtensor.tensor.profile import profile as profile
+from ptrtensor.verbs import get as get
+from ptrtensor.verbs import is_pointer as is_pointer
+from ptrtensor.verbs import move as move
+from ptrtensor.verbs import send as send
+from ptrtensor.verbs import synchronize as synchronize
 from ptrtensor.version import __version__ as __version__
 
 __all__ = [

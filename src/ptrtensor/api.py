@@ -1,4 +1,4 @@
-"""What users call, and where the parts are put together: a worker is a device, a client and a transport."""
+"""The workers, where the parts are put together: a worker is a device, a client and a transport."""
 
 import atexit
 import os
@@ -6,25 +6,22 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, NoReturn, TypeGuard, TypeVar, overload
+from typing import Final, NoReturn
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import Tensor
 
 from ptrtensor._torch.memory import allocate, meta_of
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
-from ptrtensor.errors import IdentityError, PtrTensorError, UnsupportedOpError
+from ptrtensor.errors import IdentityError, PtrTensorError
 from ptrtensor.progress import terminal_bars
 from ptrtensor.tensor import worker as tensor_worker
 from ptrtensor.tensor.arguments import checked_texts, shown
 from ptrtensor.tensor.autocast import Autocast
 from ptrtensor.tensor.hook import TorchHook
-from ptrtensor.tensor.modules import convert
 from ptrtensor.tensor.pointer import PointerTensor, wrap
-from ptrtensor.tensor.transfer import send_tensor
-from ptrtensor.tensor.worker import call_sites, check_id, check_worker, devices
+from ptrtensor.tensor.worker import call_sites, check_id, devices
 from ptrtensor.transport.addresses import parse_address
 from ptrtensor.transport.base import Transport
 from ptrtensor.transport.dialing import Dialer
@@ -33,6 +30,7 @@ from ptrtensor.transport.linked import Linked
 from ptrtensor.transport.process import START_SECONDS, WorkerProcess
 from ptrtensor.transport.sockets import SocketTransport, connect
 from ptrtensor.transport.tls import Credentials
+from ptrtensor.verbs import send
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages
 from ptrtensor.wire.control import Publication
@@ -40,8 +38,6 @@ from ptrtensor.wire.limits import MAX_RESULTS
 from ptrtensor.wire.metadata import contiguous_stride, intern, interned
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.session import Session
-
-M = TypeVar("M", bound=nn.Module)
 
 FLUSH_SECONDS: Final = 0.004
 """How long the end of a batch may lie while the caller does something else."""
@@ -121,6 +117,8 @@ class VirtualWorker(ConnectedWorker):
 
         :raises PtrTensorError: a tag is no str, or the tensor cannot live at a worker.
         """
+        if isinstance(tags, str):
+            raise PtrTensorError(f"publish() takes a list of tags, for instance [{tags!r}], not a single text")
         meta = meta_of(tensor)
         contiguous = intern(meta.shape, contiguous_stride(meta.shape), meta.dtype)
         texts = checked_texts(tuple(tags), "publish()")
@@ -239,96 +237,6 @@ class RemoteWorker(ConnectedWorker):
         else:
             raise IdentityError("give both: identity= says who you are, and trust= whom you trust")
         super().__init__(name, transport, seconds=START_SECONDS if identity is not None else GREETING_SECONDS)
-
-
-@overload
-def send(value: Tensor, worker: Worker) -> PointerTensor: ...
-@overload
-def send(value: M, worker: Worker) -> M: ...
-def send(value: Tensor | nn.Module, worker: Worker) -> PointerTensor | nn.Module:
-    """Copy a tensor to a worker and return a pointer to it; or put a module's parameters and buffers there, in place.
-
-    A leaf gives a leaf with its ``.grad`` and ``requires_grad``; anything else is differentiable, its gradients come
-    back to this process. The local tensor stays as it is.
-
-    :raises UnsupportedOpError: it is a pointer already, or of a layout or dtype that cannot be sent.
-    :raises PtrTensorError: it is no tensor and no module, or that is no worker.
-    """
-    check_worker(worker, "send()")
-    if isinstance(value, nn.Module):
-        convert(value, lambda tensor: send(tensor, worker), lambda tensor: is_at(tensor, worker))
-        return value
-    if not isinstance(value, Tensor):
-        raise PtrTensorError(
-            f"send() takes a tensor or a module, not {shown(value)}: make a tensor of data with torch.tensor(data)"
-        )
-    pointer = send_tensor(value, worker, wrap)
-    assert isinstance(pointer, PointerTensor)
-    return pointer
-
-
-@overload
-def get(value: Tensor) -> Tensor: ...
-@overload
-def get(value: M) -> M: ...
-def get(value: Tensor | nn.Module) -> Tensor | nn.Module:
-    """Fetch a pointer's value and take it away from the worker; or a module's, in place.
-
-    :raises SpentPointerError: it was taken before.
-    :raises UnsupportedOpError: the tensor is no pointer.
-    :raises PtrTensorError: it is no tensor and no module.
-    """
-    if isinstance(value, nn.Module):
-        convert(value, lambda tensor: tensor.cpu(), lambda tensor: not is_pointer(tensor))
-        return value
-    if not isinstance(value, Tensor):
-        raise PtrTensorError(f"get() takes a pointer, or a module at a worker, one at a time, not {shown(value)}")
-    if not is_pointer(value):
-        raise UnsupportedOpError("get() takes a pointer, and this tensor is here already")
-    return value.get()
-
-
-@overload
-def move(value: Tensor, worker: Worker) -> PointerTensor: ...
-@overload
-def move(value: M, worker: Worker) -> M: ...
-def move(value: Tensor | nn.Module, worker: Worker) -> PointerTensor | nn.Module:
-    """Take a pointer's value to another worker; or a module's, in place.
-
-    :raises SpentPointerError: it was taken before.
-    :raises UnsupportedOpError: the tensor is no pointer, or all of the module is here.
-    :raises PtrTensorError: it is no tensor and no module, or that is no worker.
-    """
-    check_worker(worker, "move()")
-    if isinstance(value, nn.Module):
-        tensors = [*value.parameters(), *value.buffers()]
-        if tensors and not any(is_pointer(tensor) or is_lazy(tensor) for tensor in tensors):
-            raise UnsupportedOpError("move() takes a module at a worker; use send() for a module that is here")
-        convert(value, lambda tensor: tensor.to(worker.device), lambda tensor: is_at(tensor, worker))
-        return value
-    if not isinstance(value, Tensor):
-        raise PtrTensorError(f"move() takes a pointer, or a module at a worker, one at a time, not {shown(value)}")
-    if not is_pointer(value):
-        raise UnsupportedOpError("move() takes a pointer; use send() for a tensor that is here")
-    return value.move(worker)
-
-
-def is_pointer(value: object) -> TypeGuard[PointerTensor]:
-    """Whether this is a pointer, for a type checker too."""
-    return isinstance(value, PointerTensor)
-
-
-def is_at(value: Tensor, worker: Worker) -> bool:
-    return is_pointer(value) and value.location is worker
-
-
-def synchronize() -> None:
-    """Wait until every worker has run everything.
-
-    :raises RemoteOpError: an operation failed that nobody has seen yet.
-    """
-    for worker in devices.all():
-        worker.synchronize()
 
 
 # --- the ends of this process

@@ -53,13 +53,15 @@ class HostedSession:
         self._reason: str | None = None
         self._relay = Relay(self.local, self.patience.keep_alive, self._why)
         self._connections: queue.SimpleQueue[tuple[Connected, int] | None] = queue.SimpleQueue()
+        self._attaching = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"session-{self.number}", daemon=True)
         self._thread.start()
 
     def attach(self, connection: Connected, received: int) -> None:
         """Go on over this connection, with a client that has so many bytes; one before it is given up."""
-        self._connections.put((connection, received))
-        self._relay.interrupt()
+        with self._attaching:
+            self._connections.put((connection, received))
+            self._relay.interrupt()
 
     def stop(self, reason: str) -> None:
         """Tell the client why, and end."""
@@ -95,9 +97,10 @@ class HostedSession:
             return True
         connection, received = attached
         with contextlib.closing(connection):
-            self._relay.rearm()
-            if not self._connections.empty():
-                return False  # this one was given up for another
+            with self._attaching:
+                self._relay.rearm()
+                if not self._connections.empty():
+                    return False  # this one was given up for another
             try:
                 connection.sendall(Opening(self.token, self._relay.link.received).encode())
                 return self._relay.run(connection, received)

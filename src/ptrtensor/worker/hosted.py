@@ -21,8 +21,8 @@ def host(control: int, compute_device: str) -> int:
         signal.signal(number, signal.SIG_IGN)  # the server says when to end
     channel = Channel(socket.socket(fileno=control), from_server)
     usable_device(compute_device)
-    channel.send(Ready())
     try:
+        channel.send(Ready())
         message, sock = channel.receive()
     except (EOFError, OSError):
         return 0

@@ -1,0 +1,230 @@
+"""The commands: what they do, and what went wrong in one line."""
+
+import logging
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ptrtensor import __main__
+from ptrtensor.cli import app
+from ptrtensor.owner import keys
+from ptrtensor.version import __version__
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def done(*arguments: object) -> list[str]:
+    """What a command that went well printed."""
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    return result.stdout.splitlines()
+
+
+def failed(*arguments: object) -> str:
+    """What a command that went wrong said: one line, and no traceback."""
+    result = run(*arguments)
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("ptrtensor: ")
+    return line.removeprefix("ptrtensor: ")
+
+
+def misused(*arguments: object) -> str:
+    """What was said of arguments that cannot be understood."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit) and "Traceback" not in result.output
+    return result.output
+
+
+@pytest.fixture(autouse=True)
+def in_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """`serve` adds a handler for the rest of the process."""
+    logger = logging.getLogger("ptrtensor")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+def test_the_version() -> None:
+    assert done("--version") == [__version__]
+
+
+@pytest.mark.parametrize(("arguments", "commands"), [([], ["keys", "serve"]), (["keys"], ["new", "trust"])])
+def test_without_a_command_there_is_help(arguments: list[str], commands: list[str]) -> None:
+    for further in ([], ["--help"]):
+        output = run(*arguments, *further).output
+        assert "Usage:" in output and all(command in output for command in commands)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["keys", "nonsense"], ["--nonsense"], ["keys", "new"], ["keys", "trust"]]
+)
+def test_what_is_no_command(arguments: list[str]) -> None:
+    assert "Usage:" in misused(*arguments)
+
+
+# --- keys
+
+
+def test_two_who_trust_each_other() -> None:
+    """As their owners would do it, comparing fingerprints over the telephone."""
+    shown = {}
+    for name in ("alice", "bob"):
+        made, fingerprint = done("keys", "new", name)
+        assert made == f"made {name}; hand out {name}/{name}.pem, and never the key"
+        shown[name] = fingerprint
+    added, fingerprint = done("keys", "trust", "bob/bob.pem")
+    assert added == "trusted from now on: trusted/bob.pem"
+    assert fingerprint == f"{shown['bob']}: compare it with its owner's"
+    _, fingerprint = done("keys", "trust", "alice/alice.pem", "--trust", "bob-trusts")
+    assert fingerprint.startswith(shown["alice"]) and Path("bob-trusts/alice.pem").exists()
+    assert shown["alice"] != shown["bob"]
+    assert shown["bob"] == f"fingerprint {keys.fingerprint(keys.read_certificate(Path('bob/bob.pem')))}"
+
+
+def test_where_and_for_how_long() -> None:
+    done("keys", "new", "bob", "--into", "some/where", "--days", 1)
+    certificate = keys.read_certificate(Path("some/where/bob/bob.pem"))
+    assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == 1
+
+
+def test_an_authority() -> None:
+    done("keys", "new", "clinic", "--authority")
+    done("keys", "new", "bob", "--signed-by", "clinic")
+    assert keys.read_certificate(Path("bob/bob.pem")).issuer == keys.read_certificate(Path("clinic/clinic.pem")).subject
+    assert "--authority" in failed("keys", "trust", "clinic/clinic.pem")
+    assert done("keys", "trust", "clinic/clinic.pem", "--authority")[0] == "trusted from now on: trusted/clinic.pem"
+
+
+def test_what_keys_cannot_do() -> None:
+    done("keys", "new", "bob")
+    assert "never overwritten" in failed("keys", "new", "bob")
+    assert "cannot be a name" in failed("keys", "new", "b/b")
+    assert "is no authority" in failed("keys", "new", "alice", "--signed-by", "bob")
+    assert "is no identity" in failed("keys", "new", "alice", "--signed-by", "nobody")
+    assert "Not a directory" in failed("keys", "new", "alice", "--into", "bob/bob.pem")
+    assert "cannot be read" in failed("keys", "trust", "nothing.pem")
+    assert "is no certificate" in failed("keys", "trust", "bob/bob.key")
+
+
+def test_an_authority_s_key_that_is_none() -> None:
+    done("keys", "new", "clinic", "--authority")
+    Path("clinic/clinic.key").write_text("none")
+    failed("keys", "new", "bob", "--signed-by", "clinic")
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "36501", "x", "1.5"])
+def test_days_that_are_none(days: str) -> None:
+    assert "--days" in misused("keys", "new", "bob", "--days", days)
+    assert not Path("bob").exists()
+
+
+# --- serve
+
+
+@pytest.fixture
+def ready(in_directory: Path) -> list[object]:
+    """Arguments with which the worker could serve."""
+    bob, alice = keys.new_identity("bob", in_directory), keys.new_identity("alice", in_directory)
+    keys.trust(alice / "alice.pem", in_directory / "trusted")
+    return ["serve", "--id", "bob", "--identity", bob, "--listen", "127.0.0.1:0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        ([], "--id"),
+        (["--id", "bob"], "--identity"),
+        (["--identity", "bob"], "--id"),
+        (["--id", "bob", "--identity", "bob", "--sessions", "0"], "--sessions"),
+        (["--id", "bob", "--identity", "bob", "--threads", "0"], "--threads"),
+        (["--id", "bob", "--identity", "bob", "--threads", "many"], "--threads"),
+        (["--id", "bob", "--identity", "bob", "--lease", "-1"], "--lease"),
+        (["--id", "bob", "--identity", "bob", "--nonsense"], "--nonsense"),
+        (["--id", "bob", "--identity", "bob", "rows.npy"], "rows.npy"),
+    ],
+)
+def test_arguments_of_serve_that_are_none(arguments: list[str], option: str) -> None:
+    assert option in misused("serve", *arguments)
+
+
+@pytest.mark.parametrize("address", ["7700", "127.0.0.1", "127.0.0.1:65536", "127.0.0.1:http", "::1:7700", ""])
+def test_an_address_that_is_none(ready: list[object], address: str) -> None:
+    assert "a worker's address is HOST:PORT" in failed(*ready, "--listen", address)
+
+
+def test_an_address_of_another_machine(ready: list[object]) -> None:
+    failed(*ready, "--listen", "192.0.2.1:7700")
+
+
+def test_an_address_that_is_taken(ready: list[object]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        message = failed(*ready, "--listen", f"127.0.0.1:{listener.getsockname()[1]}")
+    assert "in use" in message
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "message"),
+    [
+        (lambda: None, ["--identity", "nobody"], "nobody is no identity"),
+        (lambda: None, ["--trust", "nobody"], "nobody is trusted"),
+        (lambda: Path("bob/bob.key").write_text(""), [], "cannot be used"),
+        (
+            lambda: Path("trusted/odd.pem").write_text(""),
+            [],
+            "odd.pem in the directory of trusted certificates is none",
+        ),
+        (lambda: None, ["--data", "nothing.npy"], "nothing.npy cannot be published"),
+        (lambda: Path("x.csv").write_text("1,2\n3\n"), ["--data", "x.csv"], "line 2 has 1 cells instead of 2"),
+        (lambda: Path("x.txt").write_text(""), ["--data", "x.txt"], "readable are .safetensors, .npy"),
+        (lambda: Path("empty").mkdir(), ["--data", "empty"], "has no file of these"),
+        (lambda: Path("x.csv").write_text("1\n"), ["--data", "x.csv", "--data", "x.csv"], "two tensors are called 'x'"),
+    ],
+)
+def test_what_cannot_be_served(
+    ready: list[object], prepare: Callable[[], object], arguments: list[str], message: str
+) -> None:
+    prepare()
+    assert message in failed(*ready, *arguments)
+
+
+def test_an_npz_file_that_was_cut(ready: list[object]) -> None:
+    Path("x.npz").write_bytes(b"PK\x03\x04" + bytes(100))
+    assert "x.npz" in failed(*ready, "--data", "x.npz")
+
+
+# --- the console script
+
+
+def test_the_script_runs_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["ptrtensor", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        __main__.main()
+    assert not caught.value.code
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def test_what_must_be_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ptrtensor.cli")
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit, match=r"ptrtensor: this needs typer: pip install 'ptrtensor\[serve\]'"):
+        __main__.main()
