@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ptrtensor.errors import PtrTensorError
+from ptrtensor.errors import IdentityError, PtrTensorError
 from ptrtensor.owner import keys
 from ptrtensor.owner.datasets import Datasets
 from ptrtensor.owner.hosted_session import Patience
@@ -79,6 +79,16 @@ def trust(
         typer.echo(f"fingerprint {keys.fingerprint(keys.read_certificate(added))}: compare it with its owner's")
 
 
+@keys_app.command("show")
+def show(file: Annotated[Path, typer.Argument(help="A certificate, NAME.pem of an identity.", metavar="FILE")]) -> None:
+    """Say whose certificate it is, until when it is valid, and its fingerprint."""
+    with named_errors():
+        certificate = keys.read_certificate(file)
+        kind = "an authority" if keys.is_authority(certificate) else "an identity"
+        typer.echo(f"{keys.name_of(certificate)}, {kind}, valid until {certificate.not_valid_after_utc:%Y-%m-%d}")
+        typer.echo(f"fingerprint {keys.fingerprint(certificate)}")
+
+
 @app.command()
 def serve(
     id: Annotated[str, typer.Option(help="The worker's name.")],
@@ -102,6 +112,10 @@ def serve(
     with named_errors():
         log_to_standard_error()
         credentials = Credentials(identity, trust)
+        if keys.is_authority(keys.read_certificate(credentials.certificate)):
+            raise IdentityError(
+                f"{identity} is an authority: it signs for others and does not serve. Make another identity"
+            )
         with Datasets() as datasets, network_listener(*parse_address(listen, lowest_port=0)) as listener:
             for path in data or []:
                 datasets.add(path)
@@ -117,7 +131,8 @@ def serve(
             )
             with until_signalled(server.stop):
                 where = format_address(*listener.getsockname()[:2])
-                typer.echo(f"worker {id} serves {len(datasets.publications)} tensors on {where}")
+                count = len(datasets.publications)
+                typer.echo(f"worker {id} serves {count} tensor{'' if count == 1 else 's'} on {where}")
                 server.serve_forever()
 
 

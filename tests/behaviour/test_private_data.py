@@ -101,6 +101,18 @@ def test_gradients_and_what_an_optimizer_makes_of_them(bob: pt.VirtualWorker, pa
     assert is_private(weight)
 
 
+def test_statistics_that_a_batch_norm_keeps(bob: pt.VirtualWorker, patients: pt.PointerTensor) -> None:
+    """Its kernel writes to them, and its schema does not say so."""
+    norm = torch.nn.BatchNorm1d(4).to(bob.device)
+    assert norm.running_mean is not None and norm.running_var is not None
+    norm.eval()
+    assert is_private(norm(patients)) and not is_private(norm.running_mean), "nothing was written"
+    norm.train()
+    norm(patients)
+    assert is_private(norm.running_mean) and is_private(norm.running_var)
+    assert norm.weight.tolist() == [1, 1, 1, 1]
+
+
 def test_a_denied_value_is_as_good_as_before(bob: pt.VirtualWorker, patients: pt.PointerTensor) -> None:
     mean = patients.mean()
     for _ in range(2):

@@ -68,7 +68,7 @@ def test_the_version() -> None:
     assert done("--version") == [__version__]
 
 
-@pytest.mark.parametrize(("arguments", "commands"), [([], ["keys", "serve"]), (["keys"], ["new", "trust"])])
+@pytest.mark.parametrize(("arguments", "commands"), [([], ["keys", "serve"]), (["keys"], ["new", "trust", "show"])])
 def test_without_a_command_there_is_help(arguments: list[str], commands: list[str]) -> None:
     for further in ([], ["--help"]):
         output = run(*arguments, *further).output
@@ -113,6 +113,15 @@ def test_an_authority() -> None:
     assert keys.read_certificate(Path("bob/bob.pem")).issuer == keys.read_certificate(Path("clinic/clinic.pem")).subject
     assert "--authority" in failed("keys", "trust", "clinic/clinic.pem")
     assert done("keys", "trust", "clinic/clinic.pem", "--authority")[0] == "trusted from now on: trusted/clinic.pem"
+
+
+def test_whose_certificate_a_file_is() -> None:
+    for arguments, kind in (["bob", "--days", 1], "an identity"), (["clinic", "--authority"], "an authority"):
+        _, fingerprint = done("keys", "new", *arguments)
+        file = Path(f"{arguments[0]}/{arguments[0]}.pem")
+        until = keys.read_certificate(file).not_valid_after_utc.date().isoformat()
+        assert done("keys", "show", file) == [f"{arguments[0]}, {kind}, valid until {until}", fingerprint]
+    assert "is no certificate" in failed("keys", "show", "bob/bob.key")
 
 
 def test_what_keys_cannot_do() -> None:
@@ -182,6 +191,11 @@ def test_an_address_that_is_taken(ready: list[object]) -> None:
     assert "in use" in message
 
 
+def test_an_authority_does_not_serve(ready: list[object], in_directory: Path) -> None:
+    clinic = keys.new_identity("clinic", in_directory, is_authority=True)
+    assert "does not serve" in failed(*ready, "--identity", clinic)
+
+
 @pytest.mark.parametrize(
     ("prepare", "arguments", "message"),
     [
@@ -193,7 +207,7 @@ def test_an_address_that_is_taken(ready: list[object]) -> None:
             [],
             "odd.pem in the directory of trusted certificates is none",
         ),
-        (lambda: None, ["--data", "nothing.npy"], "nothing.npy cannot be published"),
+        (lambda: None, ["--data", "nothing.npy"], "nothing.npy"),
         (lambda: Path("x.csv").write_text("1,2\n3\n"), ["--data", "x.csv"], "line 2 has 1 cells instead of 2"),
         (lambda: Path("x.txt").write_text(""), ["--data", "x.txt"], "readable are .safetensors, .npy"),
         (lambda: Path("empty").mkdir(), ["--data", "empty"], "has no file of these"),

@@ -78,6 +78,8 @@ class Datasets(AbstractContextManager["Datasets"]):
             for file in files:
                 self.add(file)
             return
+        if not path.exists():
+            raise DatasetError(f"{path} is not there")
         reader = READERS.get(path.suffix)
         if reader is None:
             raise DatasetError(f"{path} cannot be published: readable are {', '.join(READERS)}")

@@ -26,6 +26,9 @@ MAX_HANDSHAKES: Final = 64
 """Connections that nobody vouches for yet, at the same time."""
 
 
+FAREWELL_SECONDS: Final = 1.0
+
+
 @dataclass(frozen=True)
 class Limits:
     """What the server admits at the same time."""
@@ -129,6 +132,7 @@ class Server:
             peer = peer_of(secure, self._credentials)
             return secure, peer, Opening.decode(read_exactly(secure, OPENING.size))
         except BaseException:
+            say_goodbye(guard)
             connection.close()
             raise
         finally:
@@ -177,6 +181,15 @@ class Server:
                 "seconds": round(ended.seconds, 3),
             },
         )
+
+
+def say_goodbye(sock: socket.socket) -> None:
+    """Let the alert that says what is wrong arrive: unread bytes would turn it into a reset."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(FAREWELL_SECONDS)
+        while sock.recv(65536):
+            pass
 
 
 def shut_down(sock: socket.socket) -> None:

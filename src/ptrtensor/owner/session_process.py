@@ -37,6 +37,10 @@ class SessionProcess:
     def number(self) -> int:
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def assign(self, assignment: Assign) -> socket.socket:
         """Give it its session; returns this side's end of the session's socket.
 
@@ -99,6 +103,8 @@ class Pool:
 
     def take(self) -> SessionProcess:
         with self._lock:
+            while self._ready and self._ready[0].has_ended:
+                self._ready.popleft().kill()
             taken = self._ready.popleft() if self._ready else SessionProcess(*self._options)
         self.refill()
         return taken

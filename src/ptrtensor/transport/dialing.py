@@ -29,7 +29,9 @@ class Dialer:
     credentials: Credentials
     worker: str
     named: bool
-    """Whether the caller asked for the worker by its own name, rather than only by its address."""
+    """Whether the caller asked for the worker by its own name, rather than only by its address. What follows a "/" is
+    the caller's, for a second session with the same worker.
+    """
     seconds: float
 
     def dial(self, token: bytes, received: int) -> tuple[ssl.SSLSocket, Opening]:
@@ -100,11 +102,14 @@ class Dialer:
             raise
 
     def _check_name(self, sock: ssl.SSLSocket) -> None:
-        """[P10.3]: an authority may have signed for many; then the name must be the one that was asked for."""
+        """[P10.3]: where more than one worker can be trusted, the name must be the one that was asked for."""
         peer = peer_of(sock, self.credentials)
-        if not peer.pinned and not (self.named and peer.name == self.worker):
+        is_only_one = peer.pinned and len(self.credentials.trusted) == 1
+        if not is_only_one and not (self.named and peer.name == self.worker.partition("/")[0]):
             asked = f"you asked for {self.worker!r}" if self.named else f"ask for it by name: id={peer.name!r}"
-            raise IdentityError(f"{self._who} is {peer.name!r}, of an authority that may have signed for many: {asked}")
+            raise IdentityError(
+                f"{self._who} is {peer.name!r}, one of several that {self.credentials.trust} trusts: {asked}"
+            )
 
     def _opening(self, sock: ssl.SSLSocket) -> Opening:
         opening = Opening.decode(read_exactly(sock, OPENING.size))

@@ -26,7 +26,7 @@ class Executor:
         self.executed = 0
         """The sequence number of the command that runs next."""
         self.operations = 0
-        """How many were run, drops not among them."""
+        """How many were run or skipped, drops not among them. Skipped ones count: which they are may be private."""
         self._store = store
         self._randomness = randomness
 
@@ -45,6 +45,7 @@ class Executor:
             return
         except Exception as error:  # a view that does not lie within its tensor
             self.executed = sequence + 1
+            self.operations += 1
             failure = Failure(sequence, program.instruction.op[:MAX_FAILURE_TEXT], *explain(error))
             self._report(failure)
             self._fail(program, fields, failure)
@@ -66,6 +67,9 @@ class Executor:
                 refuse_foreign(fresh)
             if not program.checked or program.restrides:
                 fresh = self._check(program, fresh)
+            expected = program.instruction.expected
+            if expected is not None and len(fresh) != len(expected):
+                raise UnsupportedOpError(f"it has {len(fresh)} results where its caller predicted {len(expected)}")
             if len(fresh) > MAX_RESULTS:
                 raise UnsupportedOpError(f"it has {len(fresh)} results, more than {MAX_RESULTS}")
             name = int(fields[-1])
@@ -144,6 +148,7 @@ class Executor:
 
     def _skip(self, program: Program, fields: Fields, sequence: int) -> None:
         """An input has no value: the command is not run, and what hangs on it is poisoned [P8.3]."""
+        self.operations += 1
         names = [int(fields[field]) for field in program.object_fields]
         for name in names:
             poison = self._store.poisoned.get(name)

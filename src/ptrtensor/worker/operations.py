@@ -13,6 +13,25 @@ REFUSED: Final = frozenset({"aten::from_file"})
 """It would read the worker's files."""
 
 
+HIDDEN_WRITES: Final = {
+    **dict.fromkeys(
+        (
+            "aten::native_batch_norm",
+            "aten::cudnn_batch_norm",
+            "aten::miopen_batch_norm",
+            "aten::batch_norm_update_stats",
+            "aten::batch_norm_gather_stats",
+            "aten::batch_norm_gather_stats_with_counts",
+        ),
+        frozenset({"running_mean", "running_var"}),
+    ),
+    "aten::mkldnn_rnn_layer_backward": frozenset({"workspace"}),
+}
+"""Arguments that these operations write to, though their schemas do not say so. Found by holding the arguments of every
+operation of torch's databases against what they were before.
+"""
+
+
 @dataclass(frozen=True)
 class Operation:
     """A kernel, and what its schema says: the arguments in order, and for each return whether it is a new result (else
@@ -22,6 +41,7 @@ class Operation:
     kernel: Callable[..., Any]
     names: tuple[str, ...] = ()
     written: frozenset[str] = frozenset()
+    hidden_writes: frozenset[str] = frozenset()
     stores: tuple[bool, ...] = ()
     lists: tuple[bool, ...] = ()
     makes_views: bool = False
@@ -46,6 +66,7 @@ def operation(name: str) -> Operation:
         kernel=native_kernel(op),
         names=tuple(argument.name for argument in arguments),
         written=frozenset(argument.name for argument in arguments if writes(argument)),
+        hidden_writes=HIDDEN_WRITES.get(name.partition(".")[0], frozenset()),
         stores=tuple(not writes(result) for result in returns),
         lists=tuple(type_name(result).startswith("List[") for result in returns),
         makes_views=any(result.alias_info is not None and not writes(result) for result in returns),

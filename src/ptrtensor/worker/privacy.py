@@ -55,17 +55,22 @@ class Privacy:
         finally:
             del self._executor.failures[reported:]
             self._label_aliases(written, labels)  # `set_` gives its target another storage
-            self._label_results(program, int(fields[-1]), labels)
+            if program.instruction.expected is None:
+                self._forget_results(program, int(fields[-1]))
 
     def _label_results(self, program: Program, first: int, labels: Labels) -> None:
         expected = program.instruction.expected
-        if expected is not None:
-            count = len(expected)
-        else:
-            outcome = self._store.outcomes.get(first)
-            count = max(1, sum(program.stores)) if outcome is None else max(1, len(outcome.fresh))
-        for name in range(first, first + count):
+        for name in range(first, first + (1 if expected is None else len(expected))):
             self._store.label(name, labels)
+
+    def _forget_results(self, program: Program, first: int) -> None:
+        """Their caller could not predict them and is not told of them; how many there are would show in their names."""
+        outcome = self._store.outcomes.pop(first, None)
+        self._store.objects.pop(first, None)
+        count = max(sum(program.stores), 0 if outcome is None else len(outcome.fresh))
+        for name in range(first + 1, first + count):
+            self._store.objects.pop(name, None)
+            self._store.poisoned.pop(name, None)
 
     def _label_aliases(self, names: list[int], labels: Labels) -> None:
         """What shares memory with these is as private as they are."""

@@ -84,12 +84,13 @@ class Program:
         """Slots that are views, lists or named."""
         self.object_fields: list[int] = []
         self.written_fields: list[int] = []
+        written = op.written if is_evaluating(instruction, op) else op.written | op.hidden_writes
         field = 1
         for position, argument in enumerate(instruction.positional):
-            is_written = position < len(op.names) and op.names[position] in op.written
+            is_written = position < len(op.names) and op.names[position] in written
             field = self._bind(position, argument, field, is_written)
         for name, argument in instruction.keywords.items():
-            field = self._bind(name, argument, field, name in op.written)
+            field = self._bind(name, argument, field, name in written)
         self.arguments = self._gather()
 
     def _bind(self, place: int | str, argument: Argument, field: int, written: bool) -> int:
@@ -213,6 +214,12 @@ class Program:
         shown = [describe(argument) for argument in args]
         shown += [f"{name}={describe(argument)}" for name, argument in kwargs.items()]
         return f"{self.instruction.op}({', '.join(shown)})"
+
+
+def is_evaluating(instruction: Instruction, op: Operation) -> bool:
+    """Whether it says that it does not train, and so updates no statistics."""
+    named = dict(zip(op.names, instruction.positional, strict=False)) | instruction.keywords
+    return any(named.get(name) == Constant(False) for name in ("training", "train"))
 
 
 GATHERS: Final[dict[tuple[int, bool], Callable[[int, tuple[object, ...], dict[str, object]], Gather]]] = {
