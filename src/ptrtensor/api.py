@@ -14,7 +14,7 @@ from torch import Tensor
 from ptrtensor._torch.memory import allocate, meta_of
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
-from ptrtensor.errors import IdentityError, PtrTensorError
+from ptrtensor.errors import IdentityError, PtrTensorError, WorkerLostError
 from ptrtensor.progress import terminal_bars
 from ptrtensor.tensor import worker as tensor_worker
 from ptrtensor.tensor.arguments import checked_texts, shown
@@ -236,7 +236,12 @@ class RemoteWorker(ConnectedWorker):
             transport = connect(host, port, peer, sending, receiving, allocate)
         else:
             raise IdentityError("give both: identity= says who you are, and trust= whom you trust")
-        super().__init__(name, transport, seconds=START_SECONDS if identity is not None else GREETING_SECONDS)
+        try:
+            super().__init__(name, transport, seconds=START_SECONDS if identity is not None else GREETING_SECONDS)
+        except WorkerLostError as error:
+            if identity is None:
+                error.add_note("If ptrtensor serve listens there: it wants to know who you are, identity= and trust=.")
+            raise
 
 
 # --- the ends of this process

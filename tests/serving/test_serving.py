@@ -5,8 +5,10 @@ import re
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from hospital import PATIENT, Hospital, open_hospital
 
 import ptrtensor as pt
+from ptrtensor.owner import keys
 from ptrtensor.owner.hosted_session import Patience
 from ptrtensor.owner.server import Limits
 
@@ -112,6 +115,16 @@ def test_what_is_published_does_not_leave(bob: pt.RemoteWorker, look: Callable[[
     assert patients.shape == (150_000, 4), "the pointer is as good as before"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it is glibc that clears it")
+@pytest.mark.parametrize("size", [4, 100, 1000, 100_000, 1_000_000])
+def test_fresh_memory_shows_nothing_that_was_there_before(bob: pt.RemoteWorker, size: int) -> None:
+    for _ in range(5):
+        pt.send(torch.full((size,), 7.25), bob)
+        fresh = torch.empty(size, device=bob.device)
+        grown = torch.empty(1, device=bob.device).resize_(size)
+        assert not fresh.cpu().any() and not grown.cpu().any()
+
+
 def test_a_client_writes_to_its_own_copy_of_what_is_published(hospital: Hospital, data: Path) -> None:
     before = (data / "patients.npy").read_bytes()
     bob = hospital.connect()
@@ -137,9 +150,23 @@ def test_who_does_not_trust_the_worker_does_not_talk_to_it(hospital: Hospital) -
         )
 
 
+def test_of_several_trusted_workers_none_passes_for_another(hospital: Hospital, tmp_path: Path) -> None:
+    for name in ("bob", "carol"):
+        keys.trust(hospital.folder / name / f"{name}.pem", tmp_path)
+    connect = partial(pt.RemoteWorker, hospital.address, identity=hospital.folder / "alice", trust=tmp_path)
+    for asked in ("carol", "another"):
+        with pytest.raises(pt.IdentityError, match=f"is 'bob', one of several that .* you asked for '{asked}'"):
+            connect(id=asked)
+    with pytest.raises(pt.IdentityError, match="ask for it by name: id='bob'"):
+        connect()
+    second = connect(id="bob/2")
+    second.close()
+
+
 def test_a_client_without_an_identity_is_refused(hospital: Hospital) -> None:
-    with pytest.raises(pt.WorkerLostError):
+    with pytest.raises(pt.WorkerLostError) as raised:
         pt.RemoteWorker(hospital.address, id="bob")
+    assert "identity= and trust=" in raised.value.__notes__[0]
 
 
 @pytest.mark.parametrize(

@@ -417,7 +417,7 @@ def test_a_name_without_an_address(alice: Credentials, monkeypatch: pytest.Monke
         Dialer("bob.example.org", 7700, alice, "bob", True, DEADLINE).dial(NO_TOKEN, 0)
 
 
-@pytest.mark.parametrize("host", ["x" * 100, "a..b"])
+@pytest.mark.parametrize("host", ["x" * 100, "a..b"], ids=["long", "empty label"])
 def test_a_name_that_cannot_have_an_address(alice: Credentials, host: str) -> None:
     with pytest.raises(WorkerLostError, match=f"worker bob at {host}:7700"):
         Dialer(host, 7700, alice, "bob", True, DEADLINE).dial(NO_TOKEN, 0)

@@ -165,7 +165,7 @@ def test_search_gives_names_to_what_has_all_the_tags(tags: tuple[str, ...], foun
 
 
 def test_a_search_gives_no_more_names_than_the_client_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptrtensor.worker.session.MAX_RESULTS", 2)
+    monkeypatch.setattr("ptrtensor.worker.catalogue.MAX_RESULTS", 2)
     hand = ByHand()
     names = [hand.put(A) for _ in range(3)]
     for name in names:
