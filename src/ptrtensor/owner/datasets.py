@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -19,9 +19,14 @@ import numpy.typing as npt
 
 from ptrtensor.errors import DatasetError
 from ptrtensor.wire.control import Publication
+from ptrtensor.wire.limits import MAX_DIMENSIONS
 from ptrtensor.wire.metadata import TensorMeta, contiguous_stride, intern
 
 Array = npt.NDArray[np.generic]
+
+NPY_MAGIC: Final = b"\x93NUMPY"
+ZIP_MAGIC: Final = b"PK"
+MOST: Final = 2**63 - 1
 
 HEADER_BYTES: Final = 8
 MAX_HEADER_BYTES: Final = 100 * 1024 * 1024
@@ -83,13 +88,19 @@ class Datasets(AbstractContextManager["Datasets"]):
         reader = READERS.get(path.suffix)
         if reader is None:
             raise DatasetError(f"{path} cannot be published: readable are {', '.join(READERS)}")
+        found: dict[str, Publication] = {}
         try:
-            for publication in reader(path.resolve(), Path(self._converted.name)):
-                if publication.name in self._publications:
+            for publication in reader(path.absolute(), Path(self._converted.name)):
+                if publication.name in self._publications or publication.name in found:
                     raise DatasetError(f"two tensors are called {publication.name!r}: rename {path}")
-                self._publications[publication.name] = publication
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
-            raise DatasetError(f"{path} cannot be published: {error}") from error
+                found[publication.name] = publication
+        except DatasetError:
+            raise
+        except Exception as error:  # of whatever class the format's own reader raises
+            raise DatasetError(f"{path} cannot be published: {str(error) or type(error).__name__}") from error
+        if not found:
+            raise DatasetError(f"{path} cannot be published: there is no tensor in it")
+        self._publications |= found
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -126,6 +137,9 @@ def from_safetensors(path: Path, converted: Path) -> Iterator[Publication]:
 
 
 def from_npy(path: Path, converted: Path) -> Iterator[Publication]:
+    with path.open("rb") as stream:
+        if stream.read(len(NPY_MAGIC)) != NPY_MAGIC:
+            raise ValueError("it is no .npy file")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if isinstance(array, np.memmap) and array.flags.c_contiguous and array.dtype.isnative and array.ndim:
         yield published(path, None, meta_of(array), path, int(array.offset))
@@ -134,27 +148,43 @@ def from_npy(path: Path, converted: Path) -> Iterator[Publication]:
 
 
 def from_npz(path: Path, converted: Path) -> Iterator[Publication]:
-    with np.load(path, allow_pickle=False) as arrays:
-        for key in arrays.files:
-            yield convert(path, key, arrays[key], converted)
+    with path.open("rb") as stream:
+        if stream.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
+            raise ValueError("it is no .npz file")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                array = arrays[key]
+                if not isinstance(array, np.ndarray):
+                    raise ValueError(f"{key!r} is no array")
+                yield convert(path, key, array, converted)
 
 
 def from_csv(path: Path, converted: Path) -> Iterator[Publication]:
     """A table of numbers: int64 where all are whole, else float32. A first row of words names the columns."""
+    rows: list[list[str]] = []
+    names: list[str] = []
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        rows = [row for row in csv.reader(stream) if row]
+        reader = csv.reader(stream)
+        end = 0
+        for row in reader:
+            line, end = end + 1, reader.line_num
+            if not row:
+                continue
+            if not (rows or names) and not all(map(is_number, row)) and all(row):
+                names = row
+                continue
+            width = len(names or (rows or [row])[0])
+            if len(row) != width:
+                raise ValueError(f"line {line} has {len(row)} cells instead of {width}")
+            for cell in row:
+                if not is_number(cell):
+                    raise ValueError(f"line {line}: {cell!r} is no number")
+            rows.append(row)
     if not rows:
-        raise ValueError("it is empty")
-    names = [] if all(is_number(cell) for cell in rows[0]) else rows.pop(0)
-    for number, row in enumerate(rows, 2 if names else 1):
-        if len(row) != len(names or rows[0]):
-            raise ValueError(f"line {number} has {len(row)} cells instead of {len(names or rows[0])}")
-        for cell in row:
-            if not is_number(cell):
-                raise ValueError(f"line {number}: {cell!r} is no number")
-    table = np.array(rows, dtype=np.float64)
+        raise ValueError("it has names and no numbers" if names else "it is empty")
     whole = all(cell.strip().lstrip("+-").isdigit() for row in rows for cell in row)
-    array = np.array(rows, dtype=np.int64) if whole else table.astype(np.float32)
+    array = np.array(rows, dtype=np.int64) if whole else single(np.array(rows, dtype=np.float64))
     yield described(convert(path, None, array, converted), names)
 
 
@@ -165,12 +195,17 @@ def from_parquet(path: Path, converted: Path) -> Iterator[Publication]:
     except ModuleNotFoundError as error:
         raise DatasetError(f"{path} needs pyarrow: pip install 'ptrtensor[parquet]'") from error
     table = parquet.read_table(path)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count:
+            raise ValueError(f"column {name!r} misses {column.null_count} values")
     columns = [column.to_numpy() for column in table.columns]
     for name, column in zip(table.column_names, columns, strict=True):
         if column.dtype.kind not in "biuf":
             raise ValueError(f"column {name!r} is of {column.dtype}, not of numbers")
+        if column.dtype == np.uint64 and column.max(initial=0) > np.iinfo(np.int64).max:
+            raise ValueError(f"column {name!r} has whole numbers beyond int64")
     whole = all(column.dtype.kind in "biu" for column in columns)
-    array = np.stack(columns, 1).astype(np.int64 if whole else np.float32)
+    array = np.stack([column.astype(np.int64) if whole else single(column) for column in columns], 1)
     yield described(convert(path, None, array, converted), table.column_names)
 
 
@@ -205,7 +240,24 @@ def meta_of(array: Array) -> TensorMeta:
 
 
 def contiguous(shape: tuple[int, ...], dtype: str) -> TensorMeta:
+    """:raises ValueError: no tensor has such a shape."""
+    elements = 1
+    for size in shape:
+        if type(size) is not int or not 0 <= size <= MOST:
+            raise ValueError(f"a tensor has no size {size!r}")
+        elements *= max(size, 1)
+    if elements * 16 > MOST or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"a tensor of {len(shape)} dimensions and {elements} elements is too large")
     return intern(shape, contiguous_stride(shape), dtype)
+
+
+def single(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """:raises ValueError: a number is too large for float32."""
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    if (np.isinf(narrow) & np.isfinite(values)).any():
+        raise ValueError("a number is too large for float32")
+    return narrow
 
 
 def is_number(cell: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -87,9 +87,14 @@ def authority_of(identity: Path) -> tuple[x509.Name, Ed25519PrivateKey]:
     certificate = read_certificate(files.certificate)
     if not is_authority(certificate):
         raise IdentityError(f"{identity} is no authority; make one with: ptrtensor keys new NAME --authority")
-    key = serialization.load_pem_private_key(files.key.read_bytes(), None)
+    try:
+        key = serialization.load_pem_private_key(files.key.read_bytes(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm, OSError) as error:
+        raise IdentityError(f"the key {files.key} cannot be used: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise IdentityError(f"{files.key} is no key that ptrtensor made")
+    if key.public_key() != certificate.public_key():
+        raise IdentityError(f"{files.key} is not the key of {files.certificate}")
     return certificate.subject, key
 
 
@@ -106,10 +111,10 @@ def trust(file: Path, directory: Path, *, authority: bool = False) -> Path:
             f"{file} is the certificate of an authority: whoever trusts it trusts all that it signs. If you mean "
             "that, add --authority"
         )
-    if not is_authority(certificate) and certificate.issuer == certificate.subject:
+    if is_signed_by_itself(certificate):
         try:
             certificate.verify_directly_issued_by(certificate)
-        except (ValueError, TypeError, InvalidSignature) as error:
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
             raise IdentityError(f"{file} is not signed by its own key: it was altered") from error
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = directory / f"{name}{CERTIFICATE_SUFFIX}"
@@ -125,10 +130,14 @@ def trust(file: Path, directory: Path, *, authority: bool = False) -> Path:
 def read_certificate(file: Path) -> x509.Certificate:
     """:raises IdentityError: it cannot be read, or is none."""
     try:
-        return x509.load_pem_x509_certificate(file.read_bytes())
+        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+        # Parsed only when they are asked for.
+        _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.not_valid_after_utc
+        certificate.public_key()
+        return certificate
     except OSError as error:
         raise IdentityError(f"the certificate {file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
         raise IdentityError(f"{file} is no certificate (NAME.pem of an identity is one)") from error
 
 
@@ -144,6 +153,16 @@ def is_authority(certificate: x509.Certificate) -> bool:
     with contextlib.suppress(x509.ExtensionNotFound):
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     return False
+
+
+def is_signed_by_itself(certificate: x509.Certificate) -> bool:
+    """Whether it says so, by its names or by the key that it is said to be signed with."""
+    own = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest
+    with contextlib.suppress(x509.ExtensionNotFound):
+        signing = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        if signing == own:
+            return True
+    return certificate.issuer == certificate.subject
 
 
 def fingerprint(certificate: x509.Certificate) -> str:

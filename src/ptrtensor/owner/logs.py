@@ -5,7 +5,7 @@ import json
 import logging
 from typing import Final
 
-STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__)
+STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 
 class JsonFormatter(logging.Formatter):

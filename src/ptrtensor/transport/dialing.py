@@ -1,5 +1,6 @@
 """Reaching a worker on another machine: each way in which that fails is told apart."""
 
+import contextlib
 import socket
 import ssl
 from dataclasses import dataclass
@@ -12,7 +13,17 @@ from ptrtensor.transport.tls import Credentials, context, peer_of
 
 START_SECONDS: Final = 120.0
 
-NOT_TRUSTED_HERE: Final = frozenset({18, 19, 20, 21, 24})
+NOT_TLS_1_3: Final = frozenset(
+    {
+        "WRONG_VERSION_NUMBER",
+        "RECORD_LAYER_FAILURE",
+        "UNSUPPORTED_PROTOCOL",
+        "UNEXPECTED_MESSAGE",
+        "TLSV1_ALERT_PROTOCOL_VERSION",
+    }
+)
+
+NOT_TRUSTED_HERE: Final = frozenset({18, 19, 20, 21, 24, 79})
 """OpenSSL's codes where no certificate of ours vouches for the peer's: self-signed, or of an unknown issuer."""
 
 
@@ -46,7 +57,8 @@ class Dialer:
         sock = self._shake_hands(secure, self._connect())
         try:
             self._check_name(sock)
-            sock.sendall(Opening(token, received).encode())
+            with contextlib.suppress(OSError):  # refused, the worker has hung up; the alert that says why is read below
+                sock.sendall(Opening(token, received).encode())
             if token == NO_TOKEN:
                 sock.settimeout(START_SECONDS)  # a process may have to be started for it
             return sock, self._opening(sock)
@@ -71,7 +83,7 @@ class Dialer:
             return socket.create_connection((self.host, self.port), timeout=self.seconds)
         except socket.gaierror as error:
             raise WorkerLostError(f"{self._who}: the name {self.host!r} has no address ({error.strerror})") from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise WorkerLostError(
                 f"{self._who} cannot be reached ({error}): is it serving, and does the network let you through?"
             ) from error
@@ -94,7 +106,7 @@ class Dialer:
             ) from error
         except ssl.SSLError as error:
             plain.close()
-            if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNSUPPORTED_PROTOCOL"):
+            if error.reason in NOT_TLS_1_3:
                 raise ProtocolError(f"{self._who} does not speak TLS 1.3 ({error.reason}): is it a worker?") from error
             raise
         except BaseException:

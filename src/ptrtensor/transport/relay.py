@@ -21,6 +21,9 @@ CHUNK_BYTES: Final = 256 * 1024
 COPIED_BELOW_BYTES: Final = 64 * 1024
 """A chunk smaller than this is copied out of the buffer that it was read into, which is used again."""
 
+MOST_WAITING: Final = 64
+"""Frames that wait for a peer who does not read; past this its pings are not answered."""
+
 Connected = socket.socket | ssl.SSLSocket
 
 
@@ -44,6 +47,7 @@ class Relay:
         self._chunk = memoryview(bytearray(CHUNK_BYTES))
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
+        self._waker.setblocking(False)
         self._waker_lock = threading.Lock()
 
     def run(self, remote: Connected, received: int) -> bool:
@@ -61,10 +65,19 @@ class Relay:
             now = time.monotonic()
             if self._take_in(remote, outward):
                 heard = asked = now
+            if self.ended is not None and not self._inward:
+                return True
             self._take_out(outward)
-            write_all(remote, outward)
+            try:
+                write_all(remote, outward)
+            except OSError:
+                if self.ended is None:
+                    raise  # else the peer has said all that it had to say
+                outward.clear()
             if self._finished(outward):
                 return True
+            if self._inward:
+                heard = now  # nothing is read from the peer meanwhile
             if now - heard > 3 * self._keep_alive:
                 raise TimeoutError(f"nothing came for {now - heard:.0f} s")
             if now - asked > self._keep_alive:
@@ -110,7 +123,8 @@ class Relay:
                     case Data(view):
                         self._inward.append(view)
                     case Ping():
-                        outward.append(memoryview(PONG))
+                        if len(outward) < MOST_WAITING:  # what waits for the peer is a sign of life too
+                            outward.append(memoryview(PONG))
                     case End(reason):
                         self.ended = reason
             if due := self.link.acknowledge():
@@ -134,11 +148,10 @@ class Relay:
 
     def _take_out(self, outward: deque[memoryview]) -> None:
         """From this machine to the peer, while the peer keeps up."""
-        if not self._takes_out(outward):
-            return
-        if self._stopped:
+        if self._stopped and self._local_open:
             self._local_open = False
             outward.append(memoryview(end(self._why())))
+        if not self._takes_out(outward):
             return
         try:
             count = self._local.recv_into(self._chunk)

@@ -1,6 +1,7 @@
 """Mutual TLS 1.3: who this side is, whom it trusts, and who the other side turned out to be [P10]."""
 
 import hashlib
+import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from ptrtensor.errors import IdentityError
 
 CERTIFICATE_SUFFIX: Final = ".pem"
 KEY_SUFFIX: Final = ".key"
+CERTIFICATE: Final = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def peer_of(sock: ssl.SSLSocket, credentials: Credentials) -> Peer:
     if certificate is None:
         raise IdentityError("the other side showed no certificate")
     name = common_name(sock)
-    pinned = any(certificate == der_of(file) for file in credentials.trusted)
+    pinned = any(certificate in certificates_of(file) for file in credentials.trusted)
     return Peer(name, fingerprint_of(certificate), pinned)
 
 
@@ -111,8 +113,9 @@ def common_name(sock: ssl.SSLSocket) -> str:
     return names[0]
 
 
-def der_of(file: Path) -> bytes:
-    return ssl.PEM_cert_to_DER_cert(file.read_text())
+def certificates_of(file: Path) -> list[bytes]:
+    """Those of a PEM file, in DER; other text may stand around them."""
+    return [ssl.PEM_cert_to_DER_cert(found) for found in CERTIFICATE.findall(file.read_text(errors="replace"))]
 
 
 def fingerprint_of(certificate: bytes) -> str:

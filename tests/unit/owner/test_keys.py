@@ -16,7 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from ptrtensor.errors import IdentityError
 from ptrtensor.owner import keys
-from ptrtensor.transport.tls import der_of, fingerprint_of
+from ptrtensor.transport.tls import certificates_of, fingerprint_of
+
+
+def der_of(file: Path) -> bytes:
+    (certificate,) = certificates_of(file)
+    return certificate
 
 
 def certificate_of(identity: Path) -> x509.Certificate:

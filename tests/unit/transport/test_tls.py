@@ -14,7 +14,7 @@ from certificates import DAY, odd_identity, trusting
 from ptrtensor.errors import IdentityError
 from ptrtensor.owner import keys
 from ptrtensor.transport.dialing import NOT_TRUSTED_HERE, is_alert
-from ptrtensor.transport.tls import Credentials, Peer, context, der_of, fingerprint_of, peer_of
+from ptrtensor.transport.tls import Credentials, Peer, certificates_of, context, fingerprint_of, peer_of
 
 DEADLINE: Final = 20.0
 
@@ -95,8 +95,8 @@ def both(server: Credentials, client: Credentials) -> tuple[ssl.SSLContext, ssl.
 
 def test_two_that_trust_each_other(bob: Path, alice: Path) -> None:
     client, server = met(credentials(bob, alice), credentials(alice, bob))
-    assert client == Peer("alice", fingerprint_of(der_of(alice / "alice.pem")), True)
-    assert server == Peer("bob", fingerprint_of(der_of(bob / "bob.pem")), True)
+    assert client == Peer("alice", fingerprint_of(certificates_of(alice / "alice.pem")[0]), True)
+    assert server == Peer("bob", fingerprint_of(certificates_of(bob / "bob.pem")[0]), True)
     assert server.fingerprint == keys.fingerprint(keys.read_certificate(bob / "bob.pem"))
 
 
@@ -178,7 +178,7 @@ def clinic(tmp_path: Path) -> Path:
 def test_whom_an_authority_signed_is_trusted_and_not_pinned(clinic: Path, alice: Path, tmp_path: Path) -> None:
     bob = keys.new_identity("bob", tmp_path, authority=clinic)
     client, server = met(credentials(bob, alice), credentials(alice, clinic))
-    assert server == Peer("bob", fingerprint_of(der_of(bob / "bob.pem")), False)
+    assert server == Peer("bob", fingerprint_of(certificates_of(bob / "bob.pem")[0]), False)
     assert client.pinned
     client, server = met(Credentials(alice, tmp_path / "alice-trusts"), Credentials(bob, tmp_path / "bob-trusts"))
     assert (client.name, client.pinned) == ("bob", False)
