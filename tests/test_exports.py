@@ -18,6 +18,7 @@ ERRORS = {
     "PermissionDeniedError",
     "IdentityError",
     "DatasetError",
+    "AuditError",
     "ProtocolError",
     "VersionMismatchError",
     "MessageTooLargeError",

@@ -16,6 +16,7 @@ from ptrtensor.api import ProcessWorker as ProcessWorker
 from ptrtensor.api import RemoteWorker as RemoteWorker
 from ptrtensor.api import VirtualWorker as VirtualWorker
 from ptrtensor.api import Worker as Worker
+from ptrtensor.errors import AuditError as AuditError
 from ptrtensor.errors import DatasetError as DatasetError
 from ptrtensor.errors import IdentityError as IdentityError
 from ptrtensor.errors import MessageTooLargeError as MessageTooLargeError
@@ -41,6 +42,7 @@ from ptrtensor.verbs import synchronize as synchronize
 from ptrtensor.version import __version__ as __version__
 
 __all__ = [
+    "AuditError",
     "DatasetError",
     "IdentityError",
     "MessageTooLargeError",

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from ptrtensor.errors import IdentityError, PtrTensorError
 from ptrtensor.owner import keys
+from ptrtensor.owner.audit import Audit, Chain, records
 from ptrtensor.owner.datasets import Datasets
 from ptrtensor.owner.hosted_session import Patience
 from ptrtensor.owner.logs import log_to_standard_error
@@ -23,8 +24,13 @@ from ptrtensor.worker.listener import network_listener
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys_app = typer.Typer(no_args_is_help=True, help="Identities, and whom to trust.")
 app.add_typer(keys_app, name="keys")
+audit_app = typer.Typer(no_args_is_help=True, help="What happened, and that nobody changed the record of it.")
+app.add_typer(audit_app, name="audit")
+
+HEADING: Final = ("number", "time", "event")
 
 Identity = Annotated[Path, typer.Option(help="Directory of this side's certificate and key.", metavar="DIR")]
+AuditFile = Annotated[Path, typer.Argument(help="The log, as `serve --audit` wrote it.", metavar="FILE")]
 Trust = Annotated[Path, typer.Option(help="Directory of the certificates that are trusted.", metavar="DIR")]
 
 
@@ -101,6 +107,9 @@ def serve(
         list[Path] | None,
         typer.Option(help="File, or directory of files, to publish; may be given again.", metavar="FILE|DIR"),
     ] = None,
+    audit: Annotated[
+        Path | None, typer.Option(help="Log that is only added to, of all that happens.", metavar="FILE")
+    ] = None,
     compute_device: Annotated[str, typer.Option(help="Where operations run, for instance cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for one operation.")] = None,
     sessions: Annotated[int, typer.Option(min=1, help="Sessions at the same time.")] = Limits.sessions,
@@ -116,7 +125,8 @@ def serve(
             raise IdentityError(
                 f"{identity} is an authority: it signs for others and does not serve. Make another identity"
             )
-        with Datasets() as datasets, network_listener(*parse_address(listen, lowest_port=0)) as listener:
+        address = parse_address(listen, lowest_port=0)
+        with Datasets() as datasets, network_listener(*address) as listener, audit_log(audit) as written:
             for path in data or []:
                 datasets.add(path)
             server = Server(
@@ -128,12 +138,54 @@ def serve(
                 threads=threads,
                 limits=Limits(sessions=sessions),
                 patience=Patience(lease=lease),
+                audit=written,
             )
             with until_signalled(server.stop):
                 where = format_address(*listener.getsockname()[:2])
                 count = len(datasets.publications)
                 typer.echo(f"worker {id} serves {count} tensor{'' if count == 1 else 's'} on {where}")
                 server.serve_forever()
+
+
+@audit_app.command("verify")
+def verify(file: AuditFile) -> None:
+    """Check that no line of an audit log was altered or removed."""
+    with named_errors():
+        chain = Chain()
+        for _ in records(file, chain):
+            pass
+        typer.echo(f"{file} holds together: {chain.count} record{'' if chain.count == 1 else 's'}, last {chain.last}")
+
+
+@audit_app.command("show")
+def show_records(
+    file: AuditFile,
+    event: Annotated[str | None, typer.Option(help="Only events of this kind, for instance denied.")] = None,
+    client: Annotated[str | None, typer.Option(help="Only this client.")] = None,
+    session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only from this time on, for instance 2026-05-01.")] = None,
+) -> None:
+    """Print the records of an audit log, each checked."""
+    wanted = {"event": event, "client": client, "session": session}
+    with named_errors():
+        for record in records(file):
+            chosen = all(value is None or record.get(name) == value for name, value in wanted.items())
+            if chosen and (since is None or str(record["time"]) >= since):
+                rest = "  ".join(f"{name}={value}" for name, value in record.items() if name not in HEADING)
+                typer.echo(f"{record['number']:>5}  {record['time']}  {record['event']:18}  {rest}")
+
+
+@contextmanager
+def audit_log(path: Path | None) -> Iterator[Audit | None]:
+    """The log, on the disk when this ends; None where none is kept."""
+    if path is None:
+        yield None
+        return
+    log = Audit(path)
+    try:
+        yield log
+    finally:
+        log.close()
 
 
 @contextmanager

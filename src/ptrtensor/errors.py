@@ -9,6 +9,7 @@
     ├── UnsupportedOpError      this cannot be done with a pointer, here or at all
     ├── RemoteOpError           the operation was sent and failed at the worker
     ├── PermissionDeniedError   the owner of the data does not allow it
+    ├── AuditError              the audit log cannot be written, or was altered
     ├── DatasetError            a file cannot be published
     ├── IdentityError           an identity cannot be used, or one side does not trust the other's
     ├── ProtocolError           the peer does not speak the protocol
@@ -70,6 +71,10 @@ REMOTE_ERRORS: Final[dict[str, type[RemoteOpError]]] = {
 
 class PermissionDeniedError(PtrTensorError):
     """The policy of the data's owner refuses the request."""
+
+
+class AuditError(PtrTensorError):
+    """The audit log cannot be read or written, or does not hold together: a line was altered, removed or cut off."""
 
 
 class DatasetError(PtrTensorError):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ptrtensor as pt
 from ptrtensor.owner import keys
+from ptrtensor.owner.audit import Audit
 from ptrtensor.owner.datasets import Datasets
 from ptrtensor.owner.hosted_session import Patience
 from ptrtensor.owner.server import Limits, Server
@@ -60,6 +61,7 @@ def open_hospital(
     limits: Limits = Limits(),  # noqa: B008
     patience: Patience = PATIENT,
     ahead: int = 1,
+    audit: Audit | None = None,
 ) -> Iterator[Hospital]:
     if not (folder / "bob").exists():
         make_keys(folder)
@@ -75,9 +77,15 @@ def open_hospital(
             ahead=ahead,
             limits=limits,
             patience=patience,
+            audit=audit,
         )
         port = listener.getsockname()[1]
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+
+        def serve() -> None:
+            with contextlib.suppress(pt.AuditError):  # its clients hear of it
+                server.serve_forever()
+
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
             yield Hospital(server, port, folder)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from ptrtensor import __main__
 from ptrtensor.cli import app
 from ptrtensor.owner import keys
+from ptrtensor.owner.audit import Audit
 from ptrtensor.version import __version__
 
 
@@ -242,3 +243,19 @@ def test_what_must_be_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "typer", None)
     with pytest.raises(SystemExit, match=r"ptrtensor: this needs typer: pip install 'ptrtensor\[serve\]'"):
         __main__.main()
+
+
+def test_an_audit_log_is_checked_and_shown(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit = Audit(path)
+    audit.record("session began", client="alice", session="1")
+    audit.record("denied", client="alice", session="1", what="the value")
+    audit.record("denied", client="carol", session="2", what="the value")
+    audit.close()
+    assert run("audit", "verify", path).output.startswith(f"{path} holds together: 3 records, last ")
+    assert run("audit", "show", path).output.count("\n") == 3
+    shown = run("audit", "show", path, "--event", "denied", "--client", "alice", "--since", "2020")
+    assert shown.output.count("\n") == 1 and "what=the value" in shown.output
+    assert run("audit", "show", path, "--session", "2", "--since", "9999").output == ""
+    path.write_text(path.read_text().replace("carol", "alice"))
+    assert "line 3" in failed("audit", "verify", path)

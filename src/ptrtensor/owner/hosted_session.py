@@ -39,6 +39,8 @@ class Ended:
 class HostedSession:
     """It lives until its client leaves, its process ends, its lease runs out or the server stops."""
 
+    number: str
+    """For people, in logs; says nothing of the token."""
     peer: Peer
     process: SessionProcess
     local: socket.socket
@@ -47,8 +49,6 @@ class HostedSession:
     token: bytes = field(default_factory=lambda: secrets.token_bytes(TOKEN_BYTES))
 
     def __post_init__(self) -> None:
-        self.number = secrets.token_hex(4)
-        """For people, in logs; says nothing of the token."""
         self.began = time.monotonic()
         self._reason: str | None = None
         self._relay = Relay(self.local, self.patience.keep_alive, self._why)
@@ -84,7 +84,8 @@ class HostedSession:
             reason = str(error)
         finally:
             self._relay.close()
-            reason = self.process.end() or self._reason or self._relay.ended or reason
+            reason = self._reason or self._relay.ended or reason
+            reason = self.process.end() or reason
             self.when_ended(self, Ended(reason, time.monotonic() - self.began))
 
     def _relayed(self) -> bool:

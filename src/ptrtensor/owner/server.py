@@ -3,22 +3,25 @@
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import ssl
 import threading
 import time
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from ptrtensor.errors import IdentityError, ProtocolError, PtrTensorError
+from ptrtensor.errors import AuditError, IdentityError, ProtocolError, PtrTensorError
+from ptrtensor.owner.audit import Audit
 from ptrtensor.owner.hosted_session import Ended, HostedSession, Patience, refuse
 from ptrtensor.owner.session_process import Pool
 from ptrtensor.transport.dialing import read_exactly
 from ptrtensor.transport.relay import Connected
 from ptrtensor.transport.resumable import NO_TOKEN, OPENING, Opening
 from ptrtensor.transport.tls import Credentials, Peer, context, peer_of
-from ptrtensor.wire.control import Assign, Publication
+from ptrtensor.wire.control import Assign, Denial, Publication
 
 log: Final = logging.getLogger("ptrtensor.serve")
 
@@ -52,9 +55,11 @@ class Server:
         ahead: int = 1,
         limits: Limits,
         patience: Patience,
+        audit: Audit | None = None,
     ) -> None:
         context(credentials, server=True)  # a wrong file is the starter's error, not the first client's
         self.worker = worker
+        self._audit = audit
         self.began = time.time()
         self._listener = listener
         self._credentials = credentials
@@ -65,6 +70,17 @@ class Server:
         self._lock = threading.Lock()
         self._handshakes = threading.BoundedSemaphore(MAX_HANDSHAKES)
         self._stopping = threading.Event()
+        self.broken: AuditError | None = None
+        self._record("server started", worker=worker)
+        for publication in publications:
+            self._record(
+                "published",
+                object=publication.name,
+                tags=publication.tags,
+                private=publication.private,
+                tensor=str(publication.meta),
+                bytes=publication.meta.nbytes,
+            )
         self._pool = Pool(ahead, compute_device, threads)
 
     @property
@@ -74,7 +90,10 @@ class Server:
             return list(self._sessions.values())
 
     def serve_forever(self) -> None:
-        """Until `stop`."""
+        """Until `stop`.
+
+        :raises AuditError: the audit log cannot be written any more.
+        """
         while not self._stopping.is_set():
             self._handshakes.acquire()
             try:
@@ -84,12 +103,13 @@ class Server:
                 self._stopping.wait(0.1)  # too many open files, or a client that has gone
                 continue
             threading.Thread(target=self._welcome, args=(sock, address), daemon=True).start()
+        if self.broken is not None:
+            raise self.broken
 
     def stop(self, reason: str) -> None:
         """Let nobody in any more, and tell those who are here why they must go."""
         self._stopping.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+        shut_down(self._listener)
         self._listener.close()
         self._pool.close()
         sessions = self.sessions
@@ -97,6 +117,8 @@ class Server:
             session.stop(reason)
         for session in sessions:
             session.join(5.0)
+        with contextlib.suppress(AuditError):
+            self._record("server stopped", reason=reason)
 
     # --- one connection
 
@@ -107,6 +129,7 @@ class Server:
             connection, peer, opening = self._shake_hands(sock)
         except (OSError, PtrTensorError) as error:
             log.warning("refused a connection", extra={"from": where, "reason": str(error)})
+            self._try_to_record("connection refused", **{"from": where}, reason=str(error))
             return
         finally:
             self._handshakes.release()
@@ -114,6 +137,7 @@ class Server:
             self._admit(connection, peer, opening, where)
         except PtrTensorError as error:
             log.warning("refused a session", extra={"client": peer.name, "from": where, "reason": str(error)})
+            self._try_to_record("session refused", client=peer.name, **{"from": where}, reason=str(error))
             with contextlib.closing(connection), contextlib.suppress(OSError):
                 connection.sendall(Opening(NO_TOKEN, 0).encode())
                 refuse(connection, str(error))
@@ -142,7 +166,7 @@ class Server:
     def _admit(self, connection: Connected, peer: Peer, opening: Opening, where: str) -> None:
         """:raises PtrTensorError: there is no such session, or no room for another."""
         if opening.token == NO_TOKEN:
-            session = self._new_session(peer)
+            session = self._new_session(peer, where)
             log.info("session began", extra={"session": session.number, "client": peer.name, "from": where})
         else:
             with self._lock:
@@ -156,18 +180,53 @@ class Server:
             log.info("session resumed", extra={"session": session.number, "client": peer.name, "from": where})
         session.attach(connection, opening.received)
 
-    def _new_session(self, peer: Peer) -> HostedSession:
+    def _new_session(self, peer: Peer, where: str) -> HostedSession:
         with self._lock:
             theirs = sum(session.peer == peer for session in self._sessions.values())
             if len(self._sessions) >= self._limits.sessions or theirs >= self._limits.sessions_of_one:
                 raise IdentityError(f"there are too many sessions already ({theirs} of them yours)")
         process = self._pool.take()
         assignment = Assign(self.worker, uuid.uuid4().hex, peer.name, self._publications)
-        local = process.assign(assignment)
-        session = HostedSession(peer, process, local, self._patience, self._when_ended)
+        number = secrets.token_hex(4)
+        local = process.assign(assignment, partial(self._when_denied, number, peer.name))
+        session = HostedSession(number, peer, process, local, self._patience, self._when_ended)
+        try:
+            self._record(
+                "session began",
+                session=number,
+                client=peer.name,
+                fingerprint=peer.fingerprint,
+                process=process.number,
+                **{"from": where},
+            )
+        except AuditError:
+            session.stop("the worker cannot write its audit log")
+            raise
         with self._lock:
             self._sessions[session.token] = session
         return session
+
+    def _when_denied(self, session: str, client: str, denial: Denial) -> None:
+        what = {"what": denial.what, "objects": denial.labels, "count": denial.count}
+        log.info("denied", extra={"session": session, "client": client, **what})
+        self._try_to_record("denied", session=session, client=client, **what)
+
+    def _record(self, event: str, **fields: object) -> None:
+        """:raises AuditError: the log cannot be written."""
+        if self._audit is not None:
+            self._audit.record(event, **fields)
+
+    def _try_to_record(self, event: str, **fields: object) -> None:
+        """The same, from a thread that has nobody to tell: the server stops rather than acting unseen."""
+        try:
+            self._record(event, **fields)
+        except AuditError as error:
+            log.critical("the audit log cannot be written", extra={"reason": str(error)})
+            self.broken = error
+            self._stopping.set()
+            shut_down(self._listener)
+            for session in self.sessions:
+                session.stop("the worker cannot write its audit log")
 
     def _when_ended(self, session: HostedSession, ended: Ended) -> None:
         with self._lock:
@@ -180,6 +239,13 @@ class Server:
                 "reason": ended.reason or "its client left",
                 "seconds": round(ended.seconds, 3),
             },
+        )
+        self._try_to_record(
+            "session ended",
+            session=session.number,
+            client=session.peer.name,
+            reason=ended.reason or "its client left",
+            seconds=round(ended.seconds, 3),
         )
 
 

@@ -1,15 +1,17 @@
 """The server's side of a session's process, and a few of them started ahead."""
 
 import contextlib
+import queue
 import socket
 import subprocess
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from ptrtensor.errors import WorkerLostError
 from ptrtensor.transport.process import CLEARED_MEMORY, launch
-from ptrtensor.wire.control import Assign, FromSession, Ready, Report, Reported
+from ptrtensor.wire.control import Assign, Denial, FromSession, Ready, Report, Reported
 from ptrtensor.worker.channel import Channel, from_session
 
 START_SECONDS: Final = 120.0
@@ -32,6 +34,8 @@ class SessionProcess:
                 raise
         self._channel: Channel[FromSession] = Channel(ours, from_session)
         self._asking = threading.Lock()
+        self._reports: queue.SimpleQueue[Reported] = queue.SimpleQueue()
+        self._listener: threading.Thread | None = None
 
     @property
     def number(self) -> int:
@@ -41,8 +45,8 @@ class SessionProcess:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
-    def assign(self, assignment: Assign) -> socket.socket:
-        """Give it its session; returns this side's end of the session's socket.
+    def assign(self, assignment: Assign, hear: Callable[[Denial], None]) -> socket.socket:
+        """Give it its session; returns this side's end of the session's socket. `hear` is called in a thread.
 
         :raises WorkerLostError: it did not start.
         """
@@ -56,16 +60,27 @@ class SessionProcess:
         except (EOFError, OSError) as error:
             self.end()
             raise WorkerLostError(f"the process for a session did not start: {error}") from error
-        self._channel.socket.settimeout(REPORT_SECONDS)
+        self._channel.socket.settimeout(None)
+        self._listener = threading.Thread(target=self._listen, args=(hear,), daemon=True)
+        self._listener.start()
         return ours
+
+    def _listen(self, hear: Callable[[Denial], None]) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                message, _ = self._channel.receive()
+                if isinstance(message, Denial):
+                    hear(message)
+                elif isinstance(message, Reported):
+                    self._reports.put(message)
 
     def report(self) -> Reported | None:
         """What the session holds and has done; None while it does not say."""
-        with self._asking, contextlib.suppress(EOFError, OSError):
+        with self._asking, contextlib.suppress(OSError, queue.Empty):
+            while not self._reports.empty():
+                self._reports.get_nowait()  # one that came too late
             self._channel.send(Report())
-            reported, _ = self._channel.receive()
-            if isinstance(reported, Reported):
-                return reported
+            return self._reports.get(timeout=REPORT_SECONDS)
         return None
 
     def kill(self) -> None:
@@ -79,6 +94,9 @@ class SessionProcess:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(0.5)
         status = self._process.poll()
+        if self._listener is not None:
+            shut_down(self._channel.socket)
+            self._listener.join(END_SECONDS)  # it has heard all that the process had to say
         self._channel.close()
         try:
             self._process.wait(END_SECONDS)
@@ -89,6 +107,12 @@ class SessionProcess:
             return ""
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         return f"the process of this session {how}: what it held is gone"
+
+
+def shut_down(sock: socket.socket) -> None:
+    """Whoever reads from it elsewhere reads what is there, and then its end."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 class Pool:

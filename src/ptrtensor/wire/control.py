@@ -30,6 +30,14 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """A process waits for a client."""
 
 
+class Denial(msgspec.Struct, frozen=True, tag=True):
+    """A client asked for what it may not have: what it was, of which private publications, so many times."""
+
+    what: str
+    labels: tuple[str, ...]
+    count: int
+
+
 class Report(msgspec.Struct, frozen=True, tag=True):
     """Asks for a `Reported`."""
 
@@ -44,4 +52,4 @@ class Reported(msgspec.Struct, frozen=True, tag=True):
 
 
 FromServer = Assign | Report
-FromSession = Ready | Reported
+FromSession = Ready | Denial | Reported

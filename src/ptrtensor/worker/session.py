@@ -73,12 +73,18 @@ class Session:
     """The worker's side of one connection."""
 
     def __init__(
-        self, identity: Identity, compute_device: str = "cpu", publications: Sequence[Publication] = ()
+        self,
+        identity: Identity,
+        compute_device: str = "cpu",
+        publications: Sequence[Publication] = (),
+        denied: Callable[[str, Labels], None] | None = None,
     ) -> None:
+        """`denied` hears of each request that is denied: what was asked for, and the labels of it."""
         self.store = Store()
         self.closed = False
         self._pause: Callable[[], None] | None = None
         self._identity = identity
+        self._denied = denied
         self._device = torch.device(compute_device)
         self._randomness = Randomness(self._device)
         self._executor = Executor(self.store, self._randomness)
@@ -230,7 +236,7 @@ class Session:
 
     def _fetch(self, fetch: Fetch) -> Reply:
         if labels := self.store.labels.get(fetch.name):
-            return Denied(fetch.request, refusal("the value", labels)), None
+            return self._deny(fetch.request, "the value", labels), None
         poison = self.store.poisoned.get(fetch.name)
         if poison is not None:
             return Failed(fetch.request, poison.failure), None
@@ -244,13 +250,21 @@ class Session:
         except Exception as error:
             return Failed(fetch.request, Failure(-fetch.name, "get", *explain(error))), None
 
+    def _deny(self, request: int, what: str, labels: Labels) -> Denied:
+        if self._denied is not None:
+            self._denied(what, labels)
+        made_of = ", ".join(sorted(labels))
+        return Denied(
+            request, f"{what} is private, since it was computed from {made_of}: its owner has not allowed it to leave"
+        )
+
     def _value(self, request: int, tensor: Tensor) -> Reply:
         plain = dense(tensor).to(HOST)
         return Value(request, meta_of(plain)), bytes_of(plain)
 
     def _describe(self, describe: Describe) -> Described | Denied | Failed | Missing:
         if labels := self.store.labels.get(describe.name):
-            return Denied(describe.request, refusal("what depends on values (a shape, or whether it worked)", labels))
+            return self._deny(describe.request, "what depends on values (a shape, or whether it worked)", labels)
         poison = self.store.poisoned.get(describe.name)
         if poison is not None:
             return Failed(describe.request, poison.failure)
@@ -294,11 +308,6 @@ class Session:
             sum(storages.values()),
             len([name for name in list(self.store.poisoned) if name not in labels]),
         )
-
-
-def refusal(what: str, labels: Labels) -> str:
-    made_of = ", ".join(sorted(labels))
-    return f"{what} is private, since it was computed from {made_of}: its owner has not allowed it to leave"
 
 
 def forgets_only(commands: memoryview) -> bool:

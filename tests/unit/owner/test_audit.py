@@ -1,0 +1,135 @@
+"""The audit log: each record bound to the one before."""
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from ptrtensor.errors import AuditError
+from ptrtensor.owner.audit import BEFORE_THE_FIRST, Audit, Chain, records
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Five records."""
+    path = tmp_path / "audit.jsonl"
+    audit = Audit(path)
+    audit.record("server started", worker="bob")
+    for number in range(3):
+        audit.record("denied", client="alice", objects=("patients",), count=number, what='"},{"hash":"')
+    audit.record("server stopped", reason="é\n")
+    audit.close()
+    return path
+
+
+def test_what_was_recorded_is_read(log: Path) -> None:
+    found = list(records(log))
+    assert [record["event"] for record in found] == ["server started", *["denied"] * 3, "server stopped"]
+    assert [record["number"] for record in found] == [0, 1, 2, 3, 4]
+    assert found[2]["objects"] == ["patients"] and found[2]["count"] == 1 and found[4]["reason"] == "é\n"
+    assert sorted(str(record["time"]) for record in found) == [record["time"] for record in found]
+    assert len(log.read_bytes().splitlines()) == 5
+
+
+def test_only_its_owner_reads_it(log: Path) -> None:
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_every_altered_byte_shows(log: Path) -> None:
+    content = log.read_bytes()
+    for place in range(len(content)):
+        log.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(AuditError, match="does not hold from there on|is no JSON"):
+            list(records(log))
+
+
+@pytest.mark.parametrize("removed", range(4))
+def test_a_removed_line_shows(log: Path, removed: int) -> None:
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[:removed] + lines[removed + 1 :]))
+    with pytest.raises(AuditError, match=rf"line {removed + 1} of .* was altered, or a line before it was removed"):
+        list(records(log))
+
+
+def test_lines_that_changed_places_show(log: Path) -> None:
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([lines[0], lines[2], lines[1], *lines[3:]]))
+    with pytest.raises(AuditError, match="line 2 of"):
+        list(records(log))
+
+
+def test_every_place_where_it_was_cut_shows_but_the_end_of_a_line(log: Path) -> None:
+    content = log.read_bytes()
+    for place in range(1, len(content)):
+        log.write_bytes(content[:place])
+        if content[place - 1 : place] == b"\n":
+            assert len(list(records(log))) == content[:place].count(b"\n")
+        else:
+            with pytest.raises(AuditError, match="is cut off"):
+                list(records(log))
+
+
+def test_the_last_hash_tells_logs_apart_that_differ_in_their_end(log: Path) -> None:
+    whole, part = Chain(), Chain()
+    list(records(log, whole))
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+    list(records(log, part))
+    assert (whole.count, part.count) == (5, 4) and whole.last != part.last != BEFORE_THE_FIRST
+
+
+def test_a_log_goes_on_where_it_ended(log: Path) -> None:
+    audit = Audit(log)
+    audit.record("server started", worker="bob")
+    audit.close()
+    assert [record["number"] for record in records(log)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_log_that_does_not_hold_is_not_gone_on_with(log: Path) -> None:
+    log.write_bytes(log.read_bytes().replace(b"alice", b"carol"))
+    before = log.read_bytes()
+    with pytest.raises(AuditError, match="line 2 of"):
+        Audit(log)
+    assert log.read_bytes() == before
+
+
+def test_a_folder_is_no_log(tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match="Is a directory"):
+        Audit(tmp_path)
+    with pytest.raises(AuditError, match="No such file"):
+        list(records(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("taken", [None, 10])
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int | None) -> None:
+    """Nothing written, or a part."""
+    audit = Audit(tmp_path / "audit.jsonl")
+    audit.record("server started")
+
+    def full(descriptor: int, data: bytes) -> int:
+        if taken is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return taken
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(AuditError, match="No space left|the disk is full"):
+            audit.record("denied")
+    audit.close()
+
+
+def test_threads_write_whole_lines(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "audit.jsonl")
+
+    def write() -> None:
+        for _ in range(100):
+            audit.record("denied", text="x" * 200)
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    audit.close()
+    assert len(list(records(tmp_path / "audit.jsonl"))) == 400
