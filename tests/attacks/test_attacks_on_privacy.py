@@ -102,7 +102,7 @@ def a_name_that_is_used_twice(hand: ByHand, secret: int) -> None:
     public = hand.put(torch.zeros(4))
     hand.post([hand.command(hand.define("aten::neg", At(secret), expect=[torch.zeros(4)]), public)])
     private = hand.run("aten::neg", At(secret), expect=[torch.zeros(4)])
-    hand.handle(messages.Put(private, meta_of(torch.zeros(4))), bytes(16))
+    hand.handle(messages.Put(private, meta_of(torch.zeros(4))), bytearray(16))
 
 
 def numbers_in_order(hand: ByHand, secret: int) -> None:

@@ -11,6 +11,7 @@ from cutting import CuttingProxy
 from hospital import Hospital, open_hospital
 
 import ptrtensor as pt
+from ptrtensor.owner.server import Limits
 from ptrtensor.transport import linked
 
 STEPS = 40
@@ -18,7 +19,8 @@ STEPS = 40
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    with open_hospital(tmp_path_factory.mktemp("keys"), ahead=2) as opened:
+    limits = Limits(sessions=200, sessions_of_one=200)  # of many a handshake is cut, and nobody knows of its session
+    with open_hospital(tmp_path_factory.mktemp("keys"), ahead=2, limits=limits) as opened:
         yield opened
 
 

@@ -93,7 +93,9 @@ class HostedSession:
 
         :raises queue.Empty: no client came back for it.
         """
-        attached = self._connections.get(timeout=self.patience.lease)
+        # What its client never sent anything to holds nothing, and the client may not even know of it.
+        patience = self.patience.lease if self._relay.link.received else self.patience.handshake
+        attached = self._connections.get(timeout=patience)
         if attached is None:
             return True
         connection, received = attached

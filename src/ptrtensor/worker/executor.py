@@ -17,6 +17,9 @@ from ptrtensor.worker.program import Fields, Program
 from ptrtensor.worker.randomness import Randomness
 from ptrtensor.worker.store import Outcome, Poison, Store, Value
 
+MAX_HELD_FAILURES: Final = 4096
+"""Failures that wait to be reported; of those beyond, their results tell."""
+
 INTERRUPTED: Final = "the operation was interrupted; what it writes may be half written"
 
 
@@ -187,10 +190,10 @@ class Executor:
             self._store.poisoned[name] = Poison(failure)
 
     def _written(self, program: Program, fields: Fields) -> set[int]:
-        return {int(fields[field]) for field in program.written_fields}
+        return {int(fields[field]) for field in program.touched_fields}
 
     def _report(self, failure: Failure) -> None:
-        if len(self.failures) < MAX_RESULTS:
+        if len(self.failures) < MAX_HELD_FAILURES:
             self.failures.append(failure)
 
 

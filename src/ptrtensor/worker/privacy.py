@@ -45,7 +45,7 @@ class Privacy:
 
     def _run_privately(self, run: Run, program: Program, fields: Fields, sequence: int, labels: Labels) -> None:
         reported = len(self._executor.failures)
-        written = [int(fields[field]) for field in program.written_fields]
+        written = [int(fields[field]) for field in program.touched_fields]
         # Before it runs: what is interrupted has perhaps written already.
         self._label_aliases(written, labels)
         self._label_results(program, int(fields[-1]), labels)

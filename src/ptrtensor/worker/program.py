@@ -84,13 +84,19 @@ class Program:
         """Slots that are views, lists or named."""
         self.object_fields: list[int] = []
         self.written_fields: list[int] = []
-        written = op.written if is_evaluating(instruction, op) else op.written | op.hidden_writes
+        fields: dict[str, int] = {}
         field = 1
         for position, argument in enumerate(instruction.positional):
-            is_written = position < len(op.names) and op.names[position] in written
-            field = self._bind(position, argument, field, is_written)
+            name = op.names[position] if position < len(op.names) else ""
+            fields[name] = field
+            field = self._bind(position, argument, field, name in op.written)
         for name, argument in instruction.keywords.items():
-            field = self._bind(name, argument, field, name in written)
+            fields[name] = field
+            field = self._bind(name, argument, field, name in op.written)
+        self.touched_fields = self.written_fields.copy()
+        """What it writes to, also where its schema does not say so."""
+        if op.hidden_writes and not is_evaluating(instruction, op):
+            self.touched_fields += [fields[name] for name in op.hidden_writes if fields.get(name) in self.object_fields]
         self.arguments = self._gather()
 
     def _bind(self, place: int | str, argument: Argument, field: int, written: bool) -> int:

@@ -90,6 +90,7 @@ class Session:
         self._executor = Executor(self.store, self._randomness)
         self._privacy = Privacy(self.store, self._executor, self._randomness)
         self._catalogue = Catalogue(self.store, self._device, publications)
+        self._acknowledged = 0
         self._programs: dict[int, Program] = {}
         self._flags = ClientFlags()
         self._stopwatch: Stopwatch | None = None
@@ -120,7 +121,7 @@ class Session:
             case Batch():
                 with nullcontext() if forgets_only(payload) else self._flags.applied():
                     self._run(message, payload)
-                return [(self._acknowledge(), None)]
+                return self._acknowledge()
             case Put():
                 self._put(message, payload)
                 return []
@@ -140,7 +141,7 @@ class Session:
                 return [(Found(request, self._catalogue.entries()), None)]
             case Synchronize(request):
                 self._synchronize_device()
-                return [(self._acknowledge(), None), (Done(request), None)]
+                return [*self._acknowledge(), (Done(request), None)]
             case Recover(request):
                 self.store.recover()
                 return [(Done(request), None)]
@@ -161,7 +162,7 @@ class Session:
                 return [(Measured(request, self._measure(on)), None)]
             case Bye(request):
                 self.closed = True
-                return [(self._acknowledge(), None), (Done(request), None)]
+                return [*self._acknowledge(), (Done(request), None)]
             case _:
                 assert_never(message)
 
@@ -216,10 +217,17 @@ class Session:
                 meta.check()
         self._programs[instruction.number] = Program(instruction, self._device)
 
-    def _acknowledge(self) -> Acknowledged:
-        failures = self._executor.failures
-        reported, self._executor.failures = failures[:MAX_FAILURES], failures[MAX_FAILURES:]
-        return Acknowledged(self._executor.executed, reported)
+    def _acknowledge(self) -> list[Reply]:
+        """What has run, and all that failed [P7.4]. Only the last message says how far it got: who reads those before
+        must still know which calls they were.
+        """
+        failures, self._executor.failures = self._executor.failures, []
+        replies: list[Reply] = []
+        while len(failures) > MAX_FAILURES:
+            replies.append((Acknowledged(self._acknowledged, failures[:MAX_FAILURES]), None))
+            failures = failures[MAX_FAILURES:]
+        self._acknowledged = self._executor.executed
+        return [*replies, (Acknowledged(self._acknowledged, failures), None)]
 
     def _synchronize_device(self) -> None:
         if self._device.type == "cuda":
