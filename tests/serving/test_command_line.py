@@ -58,6 +58,6 @@ def test_it_serves_and_stops_in_good_order(folder: Path, server: "subprocess.Pop
             pt.send(torch.ones(2), bob).cpu()
     bob.close()
     events = [json.loads(line) for line in log.splitlines()]
-    assert [event["event"] for event in events] == ["session began", "session ended"]
+    assert [event["event"] for event in events] == ["session began", "denied", "session ended"]
     assert all(event["client"] == "alice" and event["session"] == events[0]["session"] for event in events)
     assert events[-1]["reason"] == "the worker was stopped by its owner"
