@@ -79,7 +79,7 @@ class HostedSession:
             while not self._relayed():
                 pass
         except queue.Empty:
-            reason = f"its client did not come back for {self.patience.lease:g} s"
+            reason = "its client did not come back in time"
         except ProtocolError as error:
             reason = str(error)
         finally:

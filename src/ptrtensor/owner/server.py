@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from ptrtensor.errors import AuditError, IdentityError, ProtocolError, PtrTensorError
+from ptrtensor.errors import AuditError, ProtocolError, PtrTensorError
 from ptrtensor.owner.audit import Audit
 from ptrtensor.owner.hosted_session import Ended, HostedSession, Patience, refuse
-from ptrtensor.owner.session_process import Pool
+from ptrtensor.owner.session_process import Pool, shut_down
 from ptrtensor.transport.dialing import read_exactly
 from ptrtensor.transport.relay import Connected
 from ptrtensor.transport.resumable import NO_TOKEN, OPENING, Opening
@@ -184,7 +184,9 @@ class Server:
         with self._lock:
             theirs = sum(session.peer == peer for session in self._sessions.values())
             if len(self._sessions) >= self._limits.sessions or theirs >= self._limits.sessions_of_one:
-                raise IdentityError(f"there are too many sessions already ({theirs} of them yours)")
+                raise PtrTensorError(
+                    f"there are too many sessions already ({theirs} of them yours): close one, or try again later"
+                )
         process = self._pool.take()
         assignment = Assign(self.worker, uuid.uuid4().hex, peer.name, self._publications)
         number = secrets.token_hex(4)
@@ -256,9 +258,3 @@ def say_goodbye(sock: socket.socket) -> None:
         sock.settimeout(FAREWELL_SECONDS)
         while sock.recv(65536):
             pass
-
-
-def shut_down(sock: socket.socket) -> None:
-    """Whoever reads from it elsewhere stops waiting."""
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
