@@ -3,7 +3,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance coverage-table bench bench-peers bench-docs check lint types clean
+.PHONY: help demo test fuzz fuzz-frames conformance coverage-table bench bench-peers bench-serving bench-docs check lint types clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -14,11 +14,19 @@ demo: .venv/installed ## train one classifier over two hospitals; no patient's r
 test: .venv/installed ## run the tests and print their coverage
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --cov --cov-report=term-missing:skip-covered
 
+fuzz-frames: .venv/installed ## 100,000 mutated frames at sessions, links and a real server (some minutes)
+	OMP_NUM_THREADS=1 PTRTENSOR_FUZZ_FRAMES=100000 .venv/bin/pytest tests/attacks/test_fuzzed_frames.py
+
 conformance: .venv/installed ## all samples of torch's databases on both kinds of worker (an hour or so)
 	OMP_NUM_THREADS=1 .venv/bin/python tests/conformance/sweep.py build/conformance.json
 
 coverage-table: .venv/installed ## docs/reference/coverage.md from the results of `make conformance`
 	.venv/bin/python tests/conformance/coverage_table.py build/conformance.json docs/reference/coverage.md
+
+fuzz: .venv/installed ## all operations that a worker runs, with hostile arguments in guarded memory (an hour or more)
+	for side in after before; do \
+	    nice -n 15 .venv/bin/python tests/attacks/fuzzing/fuzz.py build/fuzz --side $$side || exit 1; \
+	done
 
 bench: .venv/installed ## the same workloads on local torch, ptrtensor and what else is installed (a few minutes)
 	.venv/bin/python -m benchmarks build/benchmarks.json
@@ -30,6 +38,9 @@ bench-peers: ## install the systems that `make bench` compares with, each in an 
 	    { [ ! -f benchmarks/peers/$$peer-alone.txt ] || \
 	      build/peers/$$peer/bin/pip install --no-deps -r benchmarks/peers/$$peer-alone.txt; } || exit 1; \
 	done
+
+bench-serving: .venv/installed ## what TLS and the audit log cost, and what a client that floods does to another
+	.venv/bin/python -m benchmarks.serving build/serving.json
 
 bench-docs: .venv/installed ## the tables and plots of docs/explanation/performance.md from the results of `make bench`
 	.venv/bin/python -m benchmarks.pages build/benchmarks.json docs/explanation

@@ -79,8 +79,8 @@ def session() -> Session:
 class ByHand:
     """Sends one message at a time to a session of its own; keeps what the worker acknowledged."""
 
-    def __init__(self) -> None:
-        self.session = session()
+    def __init__(self, to: Session | None = None) -> None:
+        self.session = session() if to is None else to
         self.store = self.session.store
         self.sequence = 0
         self.failures: list[Failure] = []

@@ -56,6 +56,7 @@ def odd_identity(
     (directory / f"{name}.key").write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
+    (directory / f"{name}.key").chmod(0o600)
     (directory / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return directory
 

@@ -4,11 +4,12 @@ CPython looks for signals between two instructions only: on entering a Python fu
 jumping backwards. A trace function counts these places and raises at one of them, so a test can try them all.
 """
 
+import contextlib
 import dis
 import functools
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -93,3 +94,16 @@ def interrupted(act: Callable[[], object], at: int, within: str) -> bool:
     if error is not None and not isinstance(error, InterruptError):
         raise error
     return error is not None
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Coverage takes a lock for lines that it sees for the first time: what a signal handler raises there leaves it
+    locked, and all stands still.
+    """
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)

@@ -22,8 +22,10 @@ from ptrtensor.errors import IdentityError as IdentityError
 from ptrtensor.errors import MessageTooLargeError as MessageTooLargeError
 from ptrtensor.errors import ObjectNotFoundError as ObjectNotFoundError
 from ptrtensor.errors import PermissionDeniedError as PermissionDeniedError
+from ptrtensor.errors import PolicyError as PolicyError
 from ptrtensor.errors import ProtocolError as ProtocolError
 from ptrtensor.errors import PtrTensorError as PtrTensorError
+from ptrtensor.errors import QuotaExceededError as QuotaExceededError
 from ptrtensor.errors import RemoteOpError as RemoteOpError
 from ptrtensor.errors import SpentPointerError as SpentPointerError
 from ptrtensor.errors import UnsupportedOpError as UnsupportedOpError
@@ -34,6 +36,7 @@ from ptrtensor.tensor.hook import TorchHook as TorchHook
 from ptrtensor.tensor.local import local_worker as local_worker
 from ptrtensor.tensor.pointer import PointerTensor as PointerTensor
 from ptrtensor.tensor.profile import profile as profile
+from ptrtensor.tensor.release import ReleaseRequest as ReleaseRequest
 from ptrtensor.verbs import get as get
 from ptrtensor.verbs import is_pointer as is_pointer
 from ptrtensor.verbs import move as move
@@ -50,8 +53,11 @@ __all__ = [
     "PermissionDeniedError",
     "PointerTensor",
     "ProcessWorker",
+    "PolicyError",
     "ProtocolError",
     "PtrTensorError",
+    "QuotaExceededError",
+    "ReleaseRequest",
     "RemoteOpError",
     "RemoteWorker",
     "SpentPointerError",

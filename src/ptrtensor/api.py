@@ -104,7 +104,7 @@ class VirtualWorker(ConnectedWorker):
 
     def __init__(self, hook: TorchHook | None = None, *, id: str) -> None:
         check_id(id)
-        self._session = Session(Identity(id, __version__, str(torch.__version__)))
+        self._session = Session(Identity(id, __version__, str(torch.__version__)), in_process=True)
         super().__init__(id, InProcessTransport(self._session.handle, allocate))
 
     def publish(
@@ -150,20 +150,24 @@ class ProcessWorker(ConnectedWorker):
     """A worker in a process of its own on this machine, which ends with this one, however this one ends.
 
     Works at the top level of a script, in a notebook and in a REPL. `compute_device` is where it computes, for
-    instance ``"cuda"``.
+    instance ``"cuda"``. With `answer_seconds` it counts as lost when it does nothing for so long while this process
+    waits for it; an operation may take its time, so by default it never does.
 
     :raises PtrTensorError: the id is taken or cannot be one, or there are 127 workers; torch has no such device.
     :raises ProtocolError: the process cannot compute on that device.
     :raises WorkerLostError: the process did not start.
     """
 
-    def __init__(self, id: str, compute_device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, id: str, compute_device: str | torch.device = "cpu", *, answer_seconds: float | None = None
+    ) -> None:
         check_id(id)
         self._process = WorkerProcess(id, device_name(compute_device))
         try:
             sending, receiving = terminal_bars(id)
             transport = SocketTransport(self._process.socket, f"worker {id}", sending, receiving, allocate)
             super().__init__(id, transport, self._process.token, START_SECONDS)
+            transport.answer_seconds = answer_seconds
         except BaseException:
             self._process.end()
             raise
@@ -205,6 +209,8 @@ class RemoteWorker(ConnectedWorker):
     :param connect_seconds: how long the network and the handshake may take.
     :param keep_alive_seconds: how long the connection may be silent; after three times that it counts as broken.
     :param reconnect_seconds: how long to try for a new connection when one broke.
+    :param answer_seconds: how long the worker may do nothing while this process waits for it; then it counts as lost.
+        None: for ever, since an operation may take its time.
     :raises PtrTensorError: the address has another form; the id is taken or cannot be one, or there are 127 workers.
     :raises IdentityError: a certificate or key cannot be used, or one side does not trust the other.
     :raises WorkerLostError: nobody listens there.
@@ -221,6 +227,7 @@ class RemoteWorker(ConnectedWorker):
         connect_seconds: float = 10.0,
         keep_alive_seconds: float = 15.0,
         reconnect_seconds: float = 60.0,
+        answer_seconds: float | None = None,
     ) -> None:
         host, port = parse_address(address)
         name = address if id is None else id
@@ -242,6 +249,7 @@ class RemoteWorker(ConnectedWorker):
             if identity is None:
                 error.add_note("If ptrtensor serve listens there: it wants to know who you are, identity= and trust=.")
             raise
+        transport.answer_seconds = answer_seconds
 
 
 # --- the ends of this process

@@ -9,6 +9,8 @@
     ├── UnsupportedOpError      this cannot be done with a pointer, here or at all
     ├── RemoteOpError           the operation was sent and failed at the worker
     ├── PermissionDeniedError   the owner of the data does not allow it
+    │   └── QuotaExceededError      it would take more than the owner grants
+    ├── PolicyError             a policy file cannot be used
     ├── AuditError              the audit log cannot be written, or was altered
     ├── DatasetError            a file cannot be published
     ├── IdentityError           an identity cannot be used, or one side does not trust the other's
@@ -56,21 +58,16 @@ class RemoteOpError(PtrTensorError, RuntimeError):
     """
 
 
-def also(kind: type[Exception]) -> type[RemoteOpError]:
-    """A `RemoteOpError` that is one of these too."""
-    return type(
-        RemoteOpError.__name__, (RemoteOpError, kind), {"__module__": __name__, "__doc__": RemoteOpError.__doc__}
-    )
-
-
-REMOTE_ERRORS: Final[dict[str, type[RemoteOpError]]] = {
-    kind.__name__: also(kind) for kind in (IndexError, ValueError, TypeError, NotImplementedError, UnsupportedOpError)
-}
-"""By the name of the class at the worker; so ``except IndexError`` catches what it would catch of local tensors."""
-
-
 class PermissionDeniedError(PtrTensorError):
     """The policy of the data's owner refuses the request."""
+
+
+class QuotaExceededError(PermissionDeniedError):
+    """More objects, memory, operations or time than the owner of the worker grants; that operation alone has failed."""
+
+
+class PolicyError(PtrTensorError):
+    """A policy file cannot be read, or says something that has no meaning; the message names the line."""
 
 
 class AuditError(PtrTensorError):
@@ -99,3 +96,25 @@ class MessageTooLargeError(ProtocolError):
 
 class WorkerLostError(PtrTensorError):
     """The worker is closed, has died or cannot be reached; what it held is gone."""
+
+
+def also(kind: type[Exception]) -> type[RemoteOpError]:
+    """A `RemoteOpError` that is one of these too."""
+    return type(
+        RemoteOpError.__name__, (RemoteOpError, kind), {"__module__": __name__, "__doc__": RemoteOpError.__doc__}
+    )
+
+
+REMOTE_ERRORS: Final[dict[str, type[RemoteOpError]]] = {
+    kind.__name__: also(kind)
+    for kind in (
+        IndexError,
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        UnsupportedOpError,
+        PermissionDeniedError,
+        QuotaExceededError,
+    )
+}
+"""By the name of the class at the worker; so ``except IndexError`` catches what it would catch of local tensors."""

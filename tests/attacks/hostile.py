@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import IO, Final
+from typing import IO, Final, Generic, Protocol, TypeVar
 
 import torch
 from wire_samples import drop, frame
@@ -84,14 +84,28 @@ def listening() -> Iterator[Listener]:
             process.stdout.close()
 
 
-class Client:
-    """A socket to the worker that follows the protocol only as far as it is told to."""
+class Way(Protocol):
+    """What a client speaks over: a socket, or a link."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
+    def sendall(self, data: bytes, /) -> None: ...
+
+    def recv(self, count: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+SomeWay = TypeVar("SomeWay", bound=Way)
+
+
+class Speaker(Generic[SomeWay]):
+    """Follows the protocol only as far as it is told to."""
+
+    def __init__(self, way: SomeWay) -> None:
+        self.socket = way
         self._connection = client_connection()
-        self._defined = 0
-        self._sequence = 0
+        self.payload = b""
+        """Of the last message that was heard."""
+        self.sequence = 0
 
     def greet(self) -> None:
         self.say(HELLO)
@@ -118,7 +132,9 @@ class Client:
             if not chunk:
                 return None
             self._connection.receive_data(chunk)
-        return self._connection.events.popleft().message
+        event = self._connection.events.popleft()
+        self.payload = bytes(event.payload)
+        return event.message
 
     def refusal(self) -> Refused:
         """The worker's last word, after which it closes. Acknowledgements may come before."""
@@ -134,8 +150,13 @@ class Client:
 
     def run(self, instruction: Instruction, command: bytes) -> None:
         """One command, and the definition of its instruction."""
-        self.say(Batch(self._sequence, 1, [instruction]), command)
-        self._sequence += 1
+        self.say(Batch(self.sequence, 1, [instruction]), command)
+        self.sequence += 1
+
+    def send_commands(self, *commands: bytes) -> None:
+        """Well-formed ones, which need no definition."""
+        self.say(Batch(self.sequence, len(commands), []), b"".join(commands))
+        self.sequence += len(commands)
 
     def answer(self, request: Message) -> WorkerMessage:
         """The answer to a request, past acknowledgements."""
@@ -152,9 +173,16 @@ class Client:
         return message.failure.error
 
     def check_the_session_lives(self) -> None:
-        self.say(Batch(self._sequence, 1, []), drop(1, 2))
-        self._sequence += 1
+        self.say(Batch(self.sequence, 1, []), drop(1, 2))
+        self.sequence += 1
         assert self.answer(Synchronize(99)) == Done(99)
 
     def close(self) -> None:
         self.socket.close()
+
+
+class Client(Speaker[socket.socket]):
+    """Over a socket to a worker that listens."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(socket.create_connection(("127.0.0.1", port), timeout=SECONDS))

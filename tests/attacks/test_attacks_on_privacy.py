@@ -2,42 +2,66 @@
 every answer of the worker must be equal, to the byte.
 """
 
+import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from by_hand import At, ByHand, Field
+from by_hand import At, ByHand
+from desk import judged
+from foul_play import ATTACKS
 from torch import Tensor
 
 from ptrtensor._torch.memory import meta_of
+from ptrtensor.owner.policy import Policy, QuotaRule, Rule
+from ptrtensor.owner.state import State
+from ptrtensor.version import __version__
 from ptrtensor.wire import messages
-from ptrtensor.wire.control import Publication
+from ptrtensor.wire.control import Publication, Quota
 from ptrtensor.wire.instruction import Instruction
+from ptrtensor.worker.identity import Identity
+from ptrtensor.worker.session import Session
 
 SEEN = 40
 """Names that an attack looks at, one after the other."""
 
+BESIDE = {
+    "other": torch.tensor([1.0, 2.0, 3.0, 4.0]),
+    "limited": torch.tensor([4.0, 3.0, 2.0, 1.0]),
+    "open": torch.tensor([5.0, 6.0, 7.0, 8.0]),
+    "plain": torch.tensor([9.0, 9.0, 9.0, 9.0]),
+}
+"""What else is published: the same whatever the secret is. Found under names from 1100, 1200, 1300 and 1400 on."""
 
-def seen_of(secret: Tensor, attack: Callable[[ByHand, int], object]) -> list[object]:
+
+def seen_of(secret: Tensor, attack: Callable[[ByHand, int], object], session: Session | None = None) -> list[object]:
     """All that a client is told, with everything asked for that can be asked for."""
-    hand = ByHand()
+    hand = ByHand(session)
     told: list[object] = []
     handle = hand.session.handle
 
     def telling(message: messages.ClientMessage, payload: memoryview) -> list[tuple[messages.WorkerMessage, object]]:
         replies = handle(message, payload)
-        told.extend((reply, None if data is None else bytes(data)) for reply, data in replies)
+        told.extend((without_times(reply), None if data is None else bytes(data)) for reply, data in replies)
         return replies  # type: ignore[return-value]
 
     hand.session.handle = telling  # type: ignore[method-assign, assignment]
-    hand.session.publish(Publication("secret", ("#secret",), "", True, "", 0, meta_of(secret)), secret)
-    hand.handle(messages.Search(1, ("#secret",), 1000))
+    publications = {"secret": secret, **BESIDE}
+    for first, (tag, tensor) in enumerate(publications.items(), 10):
+        hand.session.publish(publication_of(tag, tensor), tensor)
+        hand.handle(messages.Search(1, (f"#{tag}",), 100 * first))
     attack(hand, 1000)
     hand.handle(messages.Synchronize(2))
     for name in [*range(1, SEEN), *range(1000, 1010), *range(2000, 2010)]:
         hand.handle(messages.Fetch(3, name))
         hand.handle(messages.Fetch(4, name, early=True))
         hand.handle(messages.Describe(5, name))
+        if session is not None:
+            hand.handle(messages.AskRelease(5, name, "for science"))
+    hand.handle(messages.ListReleases(5))
+    for tag in publications:
+        hand.handle(messages.Search(5, (f"#{tag}",), 6000))
     for message in (messages.Statistics(6), messages.Inventory(7), messages.Search(8, (), 5000)):
         hand.handle(message)
     hand.handle(messages.Recover(9))
@@ -48,103 +72,14 @@ def seen_of(secret: Tensor, attack: Callable[[ByHand, int], object]) -> list[obj
     return told
 
 
-def varied_counts(hand: ByHand, secret: int) -> None:
-    """A prediction that held on its first run, and more results on its second."""
-    split, fields = hand.define("aten::split.Tensor", At(secret), Field(2), expect=[torch.zeros(2), torch.zeros(2)])
-    hand.post([hand.command((split, fields), 2000)])
-    hand.post([(None, hand.command((split, [secret, 1]), 2004)[1])])
+def without_times(reply: messages.WorkerMessage) -> object:
+    """How long it takes may tell of a secret, and is nothing that these attacks are about."""
+    return [timing.count for timing in reply.timings] if isinstance(reply, messages.Measured) else reply
 
 
-def results_of_unknown_number(hand: ByHand, secret: int) -> None:
-    positive = hand.run("aten::gt.Scalar", At(secret), 0, expect=[torch.zeros(4, dtype=torch.bool)])
-    found = hand.run("aten::nonzero", At(positive), expect=None)
-    hand.run("aten::unbind.int", At(found), expect=None)
-    hand.run("aten::unbind.int", At(secret), expect=None)
+def publication_of(name: str, tensor: Tensor) -> Publication:
+    return Publication(name, (f"#{name}",), "", name != "plain", "", 0, meta_of(tensor))
 
-
-def failing(hand: ByHand, secret: int) -> None:
-    """An index that is out of range for one of the secrets."""
-    index = hand.run("aten::to.dtype", At(secret), torch.int64, expect=[torch.zeros(4, dtype=torch.int64)])
-    table = hand.put(torch.arange(3.0))
-    target = hand.put(torch.zeros(4))
-    looked_up = hand.run("aten::index_select", At(table), 0, At(index), expect=[torch.zeros(4)])
-    hand.run("aten::add_.Tensor", At(target), At(looked_up))
-    hand.run("aten::neg", At(target), expect=[torch.zeros(4)])
-    hand.run("aten::index_select", At(table), 0, At(index), expect=None)
-    hand.run("aten::split.Tensor", At(looked_up), 1, expect=None)
-
-
-def hidden_statistics(hand: ByHand, secret: int) -> None:
-    x = hand.run("aten::view", At(secret), [2, 2], expect=[torch.zeros(2, 2)])
-    mean, variance = hand.put(torch.zeros(2)), hand.put(torch.ones(2))
-    statistics = [torch.zeros(2, 2), torch.zeros(2), torch.zeros(2)]
-    hand.run("aten::native_batch_norm", At(x), None, None, At(mean), At(variance), True, 1.0, 1e-5, expect=statistics)
-
-
-def given_another_storage(hand: ByHand, secret: int) -> None:
-    target = hand.put(torch.zeros(4))
-    hand.run("aten::set_.source_Tensor", At(target), At(secret))
-    hand.run("aten::neg", At(target), expect=[torch.zeros(4)])
-
-
-def an_alias_from_before(hand: ByHand, secret: int) -> None:
-    target = hand.put(torch.zeros(4))
-    alias = hand.run("aten::view", At(target), [2, 2], expect=[torch.zeros(2, 2)])
-    of_alias = hand.run("aten::select.int", At(alias), 0, 0, expect=[torch.zeros(2)])
-    hand.drop(alias)
-    hand.run("aten::copy_", At(target), At(secret))
-    hand.drop(target)
-    hand.run("aten::neg", At(of_alias), expect=[torch.zeros(2)])
-
-
-def a_name_that_is_used_twice(hand: ByHand, secret: int) -> None:
-    """A private result under the name of something public, and the other way round."""
-    public = hand.put(torch.zeros(4))
-    hand.post([hand.command(hand.define("aten::neg", At(secret), expect=[torch.zeros(4)]), public)])
-    private = hand.run("aten::neg", At(secret), expect=[torch.zeros(4)])
-    hand.handle(messages.Put(private, meta_of(torch.zeros(4))), bytearray(16))
-
-
-def numbers_in_order(hand: ByHand, secret: int) -> None:
-    """How many numbers are drawn depends on the rates."""
-    hand.handle(messages.ManualSeed(3))
-    rates = hand.run("aten::exp", At(secret), expect=[torch.zeros(4)])
-    hand.run("aten::poisson", At(rates), expect=[torch.zeros(4)], seed=0)
-    hand.run("aten::rand_like", At(hand.put(torch.zeros(4))), expect=[torch.zeros(4)], seed=0)
-
-
-def wrong_predictions(hand: ByHand, secret: int) -> None:
-    positive = hand.run("aten::gt.Scalar", At(secret), 0, expect=[torch.zeros(4, dtype=torch.bool)])
-    hand.run("aten::masked_select", At(secret), At(positive), expect=[torch.zeros(2)])
-    hand.run("aten::masked_select", At(secret), At(positive), expect=[torch.zeros(4)])
-
-
-def what_is_refused(hand: ByHand, secret: int) -> None:
-    hand.run("aten::no_such_operation", At(secret), expect=[torch.zeros(4)])
-    hand.run("aten::equal", At(secret), At(secret), expect=None)
-    hand.run("aten::_local_scalar_dense", At(hand.run("aten::sum", At(secret), expect=[torch.zeros(())])), expect=None)
-
-
-def tagged(hand: ByHand, secret: int) -> None:
-    index = hand.run("aten::to.dtype", At(secret), torch.int64, expect=[torch.zeros(4, dtype=torch.int64)])
-    looked_up = hand.run("aten::index_select", At(hand.put(torch.arange(3.0))), 0, At(index), expect=[torch.zeros(4)])
-    hand.handle(messages.Annotate(looked_up, ("#mine",), "mine"))
-    hand.handle(messages.Search(20, ("#mine",), 2000))
-
-
-ATTACKS = [
-    varied_counts,
-    results_of_unknown_number,
-    failing,
-    hidden_statistics,
-    given_another_storage,
-    an_alias_from_before,
-    a_name_that_is_used_twice,
-    numbers_in_order,
-    wrong_predictions,
-    what_is_refused,
-    tagged,
-]
 
 SECRETS = [torch.tensor([1.0, 2.0, 0.0, 1.0]), torch.tensor([7.0, -9.0, 5.0, 3.0])]
 
@@ -154,6 +89,60 @@ def test_a_client_sees_the_same_whatever_the_secret_is(attack: Callable[[ByHand,
     first, second = (seen_of(secret.clone(), attack) for secret in SECRETS)
     assert first == second
     assert sum(isinstance(reply[0], messages.Denied) for reply in first if isinstance(reply, tuple)) >= 4
+
+
+RULES = (
+    Rule(tags=("#other",), refused=("neg",)),
+    Rule(tags=("#limited",), read="always", elements_per_day=30),
+    Rule(tags=("#open",), read="always"),
+)
+
+POLICIES = {
+    "never": Policy(rule=(*RULES, Rule(refused=("bernoulli",)))),
+    "ask": Policy(rule=(*RULES, Rule(read="ask"))),
+    "limited": Policy(rule=(*RULES, Rule(read="always", elements_per_day=0))),
+    "nothing runs": Policy(rule=(*RULES, Rule(operations=("to", "index_select", "gt")))),
+    "seven operations": Policy(rule=RULES, quota=(QuotaRule(operations_per_day=7),)),
+}
+
+
+@pytest.fixture
+def predictable(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Ids and times of requests that are the same each time; begin anew with a call."""
+    numbers = itertools.count(1)
+
+    def restart() -> None:
+        nonlocal numbers
+        numbers = itertools.count(1)
+
+    monkeypatch.setattr("ptrtensor.owner.requests.secrets.token_hex", lambda count: str(next(numbers)))
+    monkeypatch.setattr("ptrtensor.owner.requests.now", lambda: "2026-01-01T00:00:00+00:00")
+    return restart
+
+
+@pytest.mark.parametrize("objects", [None, 12, 20])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_nor_does_a_policy_tell_him(
+    attack: Callable[[ByHand, int], object],
+    policy: str,
+    objects: int | None,
+    tmp_path: Path,
+    predictable: Callable[[], None],
+) -> None:
+    """Neither what may be asked for, nor what is refused, nor a quota."""
+    seen = []
+    for number, secret in enumerate(SECRETS):
+        predictable()
+        state = State(tmp_path / f"{number}.sqlite")
+        rules = POLICIES[policy]
+        publications = tuple(publication_of(name, tensor) for name, tensor in {"secret": secret, **BESIDE}.items())
+        quota = Quota(None, objects, bool(rules.quota))
+        owner = judged(rules, publications, state)
+        identity = Identity("bob", __version__, str(torch.__version__))
+        seen.append(seen_of(secret.clone(), attack, Session(identity, owner=owner, quota=quota)))
+        state.close()
+    assert seen[0] == seen[1]
 
 
 def test_the_same_attacks_tell_public_secrets_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,7 +200,7 @@ def through(pair: Callable[[], tuple[socket.socket, socket.socket]]) -> Make:
     return make
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     "make",
     [in_process, loopback, recording, through(unix_pair), through(tcp_pair)],

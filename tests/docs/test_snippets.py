@@ -2,7 +2,7 @@
 
 A document's ```python blocks run in order in one namespace, in a process of their own. A ```text block that follows
 one holds what it prints; ids and line numbers may differ, and `...` stands for anything. A block under
-`<!-- no-run -->` is not run.
+`<!-- no-run -->` is not run; nor is one that is marked for a place of the guide (test_serving_guide.py).
 """
 
 import contextlib
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ALL_MARKDOWN = [*DOCUMENTS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
 
-FENCED = re.compile(r"(?P<mark><!-- no-run -->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
+FENCED = re.compile(r"(?P<mark><!-- [\w: .-]+ -->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\((?!\w+:)([^)#]*)(?:#([^)]*))?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.M)
 ID = re.compile(r"(?<=\w:)\d+\b(?=[ ,)])|\b\d+(?=: (?:tensor|TensorMeta)\b)|(?<=\bline )\d+")

@@ -106,6 +106,28 @@ check()
 """)
 
 
+def test_what_failed_is_the_parents_to_tell() -> None:
+    run_parent("""
+index = torch.tensor([7])
+for bob, pointer in zip(workers, pointers):
+    pointer.gather(0, pt.send(index, bob))
+    bob.stats()
+
+def act():
+    import atexit
+    atexit._run_exitfuncs()
+
+assert in_child(act) == 0
+for bob in workers:
+    try:
+        bob.synchronize()
+    except pt.RemoteOpError:
+        pass
+    else:
+        raise AssertionError("the parent did not hear of it")
+""")
+
+
 def test_a_child_may_have_workers_of_its_own() -> None:
     output = run_parent("""
 def act():

@@ -1,7 +1,15 @@
 """Ctrl-C at random moments, through all of the layers: what was done is done once, and the rest goes on."""
 
+import contextlib
+import signal
+
 import pytest
+import torch
 from child_processes import start
+from conftest import fresh_id
+from interrupting import untraced
+
+import ptrtensor as pt
 
 PROGRAM = """
 import random, signal, sys, traceback, torch, ptrtensor as pt
@@ -86,3 +94,30 @@ def test_ctrl_c_at_random_moments(kind: str) -> None:
         assert int(program.says("struck ")) == turns
         assert int(program.says("swallowed ")) == 0
         assert int(program.says("objects ")) <= 2 + 4  # torch's engine keeps what its last error names
+
+
+@pytest.mark.parametrize("kind", [Exception, ValueError, KeyError, pt.PtrTensorError])
+def test_what_a_signal_handler_raises_reaches_the_program(kind: type[Exception]) -> None:
+    """A time-out by an alarm, while the worker in this process computes."""
+
+    class LateError(kind):  # type: ignore[misc, valid-type]
+        pass
+
+    def late(number: int, frame: object) -> None:
+        raise LateError
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        with untraced(), contextlib.closing(pt.VirtualWorker(id=fresh_id("bob"))) as bob:
+            matrix = torch.eye(256, device=bob.device)
+            for _ in range(5):
+                value = matrix @ matrix
+                with pytest.raises(LateError):
+                    signal.setitimer(signal.ITIMER_REAL, 0.03)
+                    while True:
+                        value = value @ matrix
+                bob.recover()
+                assert (matrix + 1)[0, :2].tolist() == [2, 1]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,13 +1,16 @@
 """A worker that takes nothing in for a while: the caller blocks, holds a bounded amount, and goes on (D12)."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 
+import pytest
 import torch
 from child_processes import resident_bytes, until
+from conftest import fresh_id
 
 import ptrtensor as pt
 
@@ -76,3 +79,36 @@ def test_uploading_to_a_worker_that_stands_still(make_worker: Callable[[str], pt
     thread.join(60)
     assert len(sent) == 64
     assert torch.stack(sent).sum().item() == 64 * (MEBI // 4)
+
+
+@pytest.mark.parametrize(
+    ("act", "how"),
+    [
+        pytest.param(lambda there: there.cpu(), "said nothing for 0.5 s", id="a value is asked for"),
+        pytest.param(lambda there: pt.send(torch.zeros(16 * MEBI), there.location), "took nothing", id="an upload"),
+        pytest.param(lambda there: stream(there, 20_000), "said nothing for 0.5 s", id="many operations"),
+        pytest.param(lambda there: there.location.close(), "", id="close"),
+    ],
+)
+def test_patience_ends_where_it_was_limited(act: Callable[[pt.PointerTensor], object], how: str) -> None:
+    with contextlib.closing(pt.ProcessWorker(id=fresh_id("bob"), answer_seconds=0.5)) as bob:
+        there = pt.send(torch.ones(2), bob)
+        bob.synchronize()
+        pid = bob._process.process.pid
+        os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            if how:
+                with pytest.raises(pt.WorkerLostError, match=how):
+                    act(there)
+            else:
+                act(there)
+            assert time.monotonic() - began < 30
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def stream(value: torch.Tensor, count: int) -> None:
+    for _ in range(count):
+        value = value + 1

@@ -7,13 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from desk import ALICE
 from typer.testing import CliRunner, Result
 
 from ptrtensor import __main__
+from ptrtensor._torch.memory import bytes_of, meta_of
 from ptrtensor.cli import app
 from ptrtensor.owner import keys
 from ptrtensor.owner.audit import Audit
+from ptrtensor.owner.requests import Requests
+from ptrtensor.owner.state import State
 from ptrtensor.version import __version__
+from ptrtensor.wire.control import Asking
 
 
 def run(*arguments: object) -> Result:
@@ -169,6 +175,8 @@ def ready(in_directory: Path) -> list[object]:
         (["--id", "bob", "--identity", "bob", "--threads", "0"], "--threads"),
         (["--id", "bob", "--identity", "bob", "--threads", "many"], "--threads"),
         (["--id", "bob", "--identity", "bob", "--lease", "-1"], "--lease"),
+        (["--id", "bob", "--identity", "bob", "--max-objects", "0"], "--max-objects"),
+        (["--id", "bob", "--identity", "bob", "--policy"], "--policy"),
         (["--id", "bob", "--identity", "bob", "--nonsense"], "--nonsense"),
         (["--id", "bob", "--identity", "bob", "rows.npy"], "rows.npy"),
     ],
@@ -209,6 +217,22 @@ def test_an_authority_does_not_serve(ready: list[object], in_directory: Path) ->
             "odd.pem in the directory of trusted certificates is none",
         ),
         (lambda: None, ["--data", "nothing.npy"], "nothing.npy"),
+        (lambda: None, ["--policy", "nothing.toml"], "nothing.toml cannot be read: No such file"),
+        (lambda: Path("p.toml").write_text("[[rule]]\nreed = 1"), ["--policy", "p.toml"], "p.toml, line 2: "),
+        (lambda: Path("p.toml").write_bytes(b"\xff"), ["--policy", "p.toml"], "p.toml is no TOML"),
+        (lambda: None, ["--lease", "inf"], "--lease: inf is no number of seconds that a session can wait"),
+        (lambda: None, ["--lease", "1e10"], "--lease: 1e+10 is no number of seconds"),
+        (lambda: None, ["--max-memory", "8 GB"], "--max-memory: a size is a number of bytes"),
+        (lambda: None, ["--max-memory", "99999999TiB"], "--max-memory: a size of 99999999TiB is more than"),
+        (lambda: None, ["--max-memory", ""], "--max-memory: a size is a number of bytes"),
+        (lambda: Path("s").mkdir(), ["--state", "s"], "the state s cannot be used: [Errno 21] Is a directory"),
+        (
+            lambda: Path("s").write_text("x" * 999),
+            ["--state", "s"],
+            "the state s cannot be used: file is not a database",
+        ),
+        (lambda: None, ["--state", "nowhere/s"], "the state nowhere/s cannot be used"),
+        (lambda: Path("a").write_text("{}\n"), ["--audit", "a"], "line 1 of a is cut off"),
         (lambda: Path("x.csv").write_text("1,2\n3\n"), ["--data", "x.csv"], "line 2 has 1 cells instead of 2"),
         (lambda: Path("x.txt").write_text(""), ["--data", "x.txt"], "readable are .safetensors, .npy"),
         (lambda: Path("empty").mkdir(), ["--data", "empty"], "has no file of these"),
@@ -249,13 +273,146 @@ def test_an_audit_log_is_checked_and_shown(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     audit = Audit(path)
     audit.record("session began", client="alice", session="1")
-    audit.record("denied", client="alice", session="1", what="the value")
-    audit.record("denied", client="carol", session="2", what="the value")
+    audit.record("denied", client="alice", session="1", what="the value", objects=("patients",))
+    audit.record("denied", client="carol", session="2", what="the value", objects=("scans", "patients"))
     audit.close()
     assert run("audit", "verify", path).output.startswith(f"{path} holds together: 3 records, last ")
     assert run("audit", "show", path).output.count("\n") == 3
-    shown = run("audit", "show", path, "--event", "denied", "--client", "alice", "--since", "2020")
+    shown = run("audit", "show", path, "--event", "denied", "--client", "alice", "--since", "2020-01-01")
     assert shown.output.count("\n") == 1 and "what=the value" in shown.output
-    assert run("audit", "show", path, "--session", "2", "--since", "9999").output == ""
+    assert run("audit", "show", path, "--session", "2", "--since", "9999-12-31T23:59").output == ""
+    assert "yesterday" in run("audit", "show", path, "--since", "yesterday").output
+    assert run("audit", "show", path, "--object", "patients").output.count("\n") == 2
+    assert run("audit", "show", path, "--object", "scans").output.count("\n") == 1
     path.write_text(path.read_text().replace("carol", "alice"))
     assert "line 3" in failed("audit", "verify", path)
+
+
+# --- requests
+
+
+@pytest.fixture
+def requests() -> Iterator[Requests]:
+    """Of alice, in the file that the commands look for."""
+    state = State(Path("state.sqlite"))
+    yield Requests(state)
+    state.close()
+
+
+def asked(requests: Requests, value: torch.Tensor | None = None, reason: str = "for a paper") -> str:
+    data = b"" if value is None else bytes(bytes_of(value))
+    meta = None if value is None else meta_of(value)
+    asking = Asking(7, ("patients",), reason, meta, data, "IndexError: no", "aten::mean.dim")
+    return requests.file(ALICE, "session", asking).id
+
+
+def test_requests_are_listed_until_they_are_decided(requests: Requests) -> None:
+    assert done("requests", "list") == []
+    first, second = asked(requests, torch.tensor([1.5, 2.0])), asked(requests)
+    lines = done("requests", "list")
+    assert [line.split()[0] for line in lines] == [second, first]
+    assert "alice: float32[2] of patients: for a paper" in lines[1] and "pending" in lines[1]
+    assert "alice: a failed operation of patients" in lines[0]
+    assert done("requests", "deny", first, "--answer", "no") == ["denied: float32[2] for alice"]
+    assert [line.split()[0] for line in done("requests", "list")] == [second]
+    assert [line.split()[0] for line in done("requests", "list", "--all")] == [second, first]
+
+
+def test_a_request_is_shown_with_the_value_that_would_leave(requests: Requests) -> None:
+    value, failed_one = asked(requests, torch.tensor([1.5, -2.0])), asked(requests)
+    shown = "\n".join(done("requests", "show", value))
+    for text in (
+        value,
+        "pending",
+        "alice",
+        ALICE.fingerprint,
+        "for a paper",
+        "patients",
+        "made by:       aten::mean.dim",
+        "float32[2]",
+        "[ 1.5000000000000, -2.0000000000000]",
+    ):
+        assert text in shown
+    assert "decided" not in shown
+    assert "IndexError: no" in "\n".join(done("requests", "show", failed_one))
+    done("requests", "approve", value, "--answer", "well")
+    assert "answer:        well" in done("requests", "show", value)
+    requests.collect(ALICE, value)
+    assert "value:         kept no longer" in done("requests", "show", value)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (torch.tensor(0.2 + 5e-9, dtype=torch.float64), "tensor(0.200000005000000"),
+        (torch.tensor(0.2), "tensor(0.2000000029802)"),
+        (torch.tensor(1.0e-7), "tensor(1.0000000116861e-07)"),
+        (torch.tensor(1 / 3, dtype=torch.bfloat16), "tensor(0.33398438"),
+        (torch.tensor(0.1 + 1j, dtype=torch.complex64), "tensor(0.1000000014901+1.j)"),
+        (torch.tensor([12345678901]), "tensor([12345678901])"),
+        (torch.tensor([True]), "tensor([True])"),
+    ],
+)
+def test_every_digit_is_shown(requests: Requests, value: torch.Tensor, shown: str) -> None:
+    """What is not seen leaves, too."""
+    before = str(torch.tensor(1 / 3))
+    assert shown in done("requests", "show", asked(requests, value))[-1]
+    assert str(torch.tensor(1 / 3)) == before
+
+
+def test_what_is_not_shown_of_a_large_value_is_said(requests: Requests) -> None:
+    """Torch prints the edges, and four digits: the owner must not believe that he saw it all."""
+    large, small = asked(requests, torch.zeros(2000)), asked(requests, torch.zeros(10))
+    assert any("of its 2000 elements" in line for line in done("requests", "show", large))
+    assert not any("elements" in line for line in done("requests", "show", small))
+
+
+def test_the_owner_decides(requests: Requests) -> None:
+    first, second = asked(requests, torch.zeros(2)), asked(requests)
+    assert done("requests", "approve", first, "--answer", "well") == ["approved: float32[2] for alice"]
+    assert done("requests", "deny", second) == ["denied: a failed operation for alice"]
+    for command in "approve", "deny":
+        assert failed("requests", command, first) == f"request {first} is approved already"
+    assert done("requests", "revoke", first) == [f"request {first} is not approved any more"]
+    assert failed("requests", "revoke", first) == f"request {first} is denied: there is nothing to take back"
+
+
+@pytest.mark.parametrize("command", ["show", "approve", "deny", "revoke"])
+def test_requests_that_are_none(requests: Requests, command: str) -> None:
+    assert failed("requests", command, "nothing") == "there is no request nothing"
+    assert "cannot be used" in failed("requests", command, "\udcff")
+    assert "ID" in misused("requests", command)
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "1f"], ["approve", "1f"], ["deny", "1f"], ["revoke", "1f"]])
+def test_states_that_are_none(command: list[str]) -> None:
+    assert "there is no state state.sqlite" in failed("requests", *command)
+    Path("text").write_text("no database" * 100)
+    assert "the state text cannot be used" in failed("requests", *command, "--state", "text")
+    assert not Path("state.sqlite").exists()
+
+
+def test_what_clients_write_does_nothing_to_a_terminal(requests: Requests) -> None:
+    id = asked(requests, reason="\x1b[2J\n\rapproved\u202e")
+    for line in (*done("requests", "list"), *done("requests", "show", id)):
+        assert line.isprintable()
+    assert any("\\x1b[2J\\n\\rapproved\\u202e" in line for line in done("requests", "list"))
+    assert "cannot be used" in failed("requests", "deny", id, "--answer", "\udcff")
+
+
+# --- status
+
+
+@pytest.mark.parametrize("address", ["7700", "127.0.0.1:0", ""])
+def test_where_no_worker_can_be_asked(ready: list[object], address: str) -> None:
+    assert "a worker's address is HOST:PORT" in failed("status", address, "--identity", "bob")
+
+
+def test_a_worker_that_does_not_answer(ready: list[object]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        failed("status", f"127.0.0.1:{port}", "--identity", "bob", "--seconds", "0.3")
+    failed("status", f"127.0.0.1:{port}", "--identity", "bob", "--seconds", "0.3")
+    assert "nobody is no identity" in failed("status", f"127.0.0.1:{port}", "--identity", "nobody")
+    assert "--seconds" in misused("status", f"127.0.0.1:{port}", "--identity", "bob", "--seconds", "0")
+    assert "--identity" in misused("status", f"127.0.0.1:{port}")

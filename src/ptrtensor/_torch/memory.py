@@ -115,8 +115,12 @@ def tensor_of(meta: TensorMeta, payload: memoryview) -> Tensor:
 
     Small ones are copied; of large ones the bytes become the tensor's memory, which torch can resize if it comes from
     `allocate`.
+
+    :raises MemoryError: there was none for the bytes, which did not arrive therefore.
     """
     dtype = DTYPES[meta.dtype]
+    if len(payload) < meta.nbytes:
+        raise MemoryError(f"there was no memory for the {meta.nbytes} bytes of {meta}")
     if meta.elements == 0:
         return torch.empty_strided(meta.shape, meta.stride, dtype=dtype, device="cpu")
     owner = getattr(payload.obj, "owner", None)

@@ -1,6 +1,6 @@
 """Operations and their schemas."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal
 
 import torch
@@ -76,11 +76,15 @@ def kept_whole() -> Iterator[OpOverload[..., object]]:
             yield op
 
 
+def schemas(namespaces: Collection[str]) -> Iterator[torch.FunctionSchema]:
+    for schema in torch._C._jit_get_all_schemas():
+        if schema.name.partition("::")[0] in namespaces:
+            yield schema
+
+
 def factory_ops() -> Iterator[OpOverload[..., object]]:
     """Every aten operation that makes a tensor on a device out of no tensor."""
-    for schema in torch._C._jit_get_all_schemas():
-        if not schema.name.startswith("aten::"):
-            continue
+    for schema in schemas({"aten"}):
         names = [argument.name for argument in schema.arguments]
         if "device" not in names or any("Tensor" in type_name(argument) for argument in schema.arguments):
             continue
@@ -88,6 +92,11 @@ def factory_ops() -> Iterator[OpOverload[..., object]]:
         op = resolve_op(f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name)
         if op is not None and returned == ["Tensor"]:
             yield op
+
+
+def is_dispatched(op: OpOverload[..., object]) -> bool:
+    """Whether it is one of tensors. The others are TorchScript's own: texts, lists, files, flags of the process."""
+    return bool(torch._C._dispatch_has_kernel(op.name()))
 
 
 def has_kernel(name: str, key: str) -> bool:

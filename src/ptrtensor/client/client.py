@@ -172,18 +172,20 @@ class Client:
         What would be computed on this thread is left for the caller's.
         """
         if self._lost is None:
-            try:
+            with contextlib.suppress(PtrTensorError):  # the caller will meet it, or `close` tells
                 self._wait_for_room()
                 with self._writing:
                     self._send_batch(computing=not self._transport.computes_on_sender)
                 self._poll()
-            except PtrTensorError:
-                self._told = False  # the caller will meet it, or `close` tells
 
     # --- requesting
 
     def request(
-        self, make: Callable[[int], ClientMessage], kind: type[R], seconds: float | None = None
+        self,
+        make: Callable[[int], ClientMessage],
+        kind: type[R],
+        seconds: float | None = None,
+        payload: Buffer | None = None,
     ) -> tuple[R, memoryview]:
         """Send a request and wait for its answer; give up a worker from which nothing comes for so long.
 
@@ -194,7 +196,7 @@ class Client:
         number = next(self._numbers)
         try:
             self._awaited.add(number)
-            self.send(make(number))
+            self.send(make(number), payload)
             self._waited_at, self._most = self._outbox.first, FLUSH_IDLE
             began = time.perf_counter()
             self._read_until(lambda: number in self._replies, seconds)
@@ -279,6 +281,8 @@ class Client:
         )
         self._told = True
         self._transport.abandon()
+        self._transport.events.clear()  # what failed is the parent's to tell
+        self.failures.forget()
 
     @property
     def in_flight(self) -> int:
@@ -369,7 +373,7 @@ class Client:
     def _lose(self, error: PtrTensorError) -> None:
         if self._lost is None:
             self._lost = error
-        self._told = True
+        self._told = self._told or not self._flusher.is_current
         raise self._lost.with_traceback(None)
 
 

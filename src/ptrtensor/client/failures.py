@@ -23,8 +23,7 @@ class Failures:
         """Who issued what: by the sequence number of a command, by the name of a value that was put, negated [P4]."""
         self._puts: deque[tuple[int, int]] = deque()
         self._failed_sites: dict[int, CallSite] = {}
-        self._unseen: dict[int, Failure] = {}
-        self._uncounted = 0
+        self._unseen: dict[int, Failure | None] = {}
         self._acknowledged = 0
 
     def issued(self, sequence: int, site: CallSite) -> None:
@@ -42,7 +41,7 @@ class Failures:
             if len(self._unseen) < MAX_UNSEEN:
                 self._unseen[failure.sequence] = failure
             else:
-                self._uncounted += 1
+                self._unseen.setdefault(failure.sequence, None)
         for done in range(self._acknowledged, sequence):
             self._sites.pop(done, None)
         while self._puts and self._puts[0][0] < sequence:
@@ -67,24 +66,27 @@ class Failures:
 
     def raise_unseen(self) -> None:
         """Raise one error for all that nobody saw: the first, with the others named in a note."""
-        unseen = list(self._unseen.values())
+        sequences = list(self._unseen)
+        unseen = [self._unseen.get(sequence) for sequence in sequences]
         if not unseen:
             return
-        first, *others = [self._error(failure) for failure in unseen]
-        for other in others[:5]:
+        told = [self._error(failure) for failure in [failure for failure in unseen if failure is not None][:6]]
+        first, *others = told or [
+            RemoteOpError(f"operations failed at worker {self._worker}, whose texts were not kept")
+        ]
+        for other in others:
             first.add_note(f"Also: {other}")
-        more = max(len(others) - 5, 0) + self._uncounted
+        more = len(unseen) - len(told)
         if more:
             first.add_note(f"and {more} more failures")
         try:
             raise first
         finally:
             # Not before: interrupted until here, the error is still there to be seen.
-            self.forget([failure.sequence for failure in unseen])
+            self.forget(sequences)
 
     def forget(self, sequences: list[int] | None = None) -> None:
         """These count as seen, or all that failed so far."""
-        self._uncounted = 0
         for sequence in list(self._unseen) if sequences is None else sequences:
             self._unseen.pop(sequence, None)
 
@@ -93,4 +95,5 @@ class Failures:
         if site is not None:
             self._failed_sites[failure.sequence] = site
             if len(self._failed_sites) > MAX_FAILED_SITES:
-                del self._failed_sites[next(iter(self._failed_sites))]
+                seen = (known for known in self._failed_sites if self._unseen.get(known) is None)
+                del self._failed_sites[next(seen)]

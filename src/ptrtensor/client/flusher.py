@@ -29,6 +29,11 @@ class Flusher:
         self._thread = threading.Thread(target=self._run, name="ptrtensor-flusher", daemon=True)
         self._thread.start()
 
+    @property
+    def is_current(self) -> bool:
+        """Whether this runs in its thread."""
+        return threading.current_thread() is self._thread
+
     def wake(self) -> None:
         """Something was left in the batch."""
         if not self._awake:

@@ -6,15 +6,18 @@ first line is bound to 64 zeros. What is cut off at the end does not show by its
 
 import datetime
 import hashlib
+import importlib
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from ptrtensor.errors import AuditError
+
+fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None  # Windows has none
 
 BEFORE_THE_FIRST: Final = "0" * 64
 
@@ -27,21 +30,26 @@ END: Final = b'"}\n'
 class Audit:
     """One log, written by one process.
 
-    :raises AuditError: the file cannot be written to, or is no log that holds together.
+    :raises AuditError: the file cannot be written to, is written by another process, or is no log that holds together.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        found = Chain()
+        self._chain = Chain()
         try:
-            if path.exists():
-                for _ in records(path, found):
-                    pass
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
             raise AuditError(f"the audit log {path} cannot be written: {error.strerror}") from error
-        self._chain = found
+        try:
+            take(self._file, path)
+            for _ in records(path, self._chain):
+                pass
+        except BaseException as error:
+            os.close(self._file)
+            if isinstance(error, AuditError):
+                error.add_note("Keep the log as it is, and name another file with --audit.")
+            raise
 
     def record(self, event: str, **fields: object) -> None:
         """Add a line.
@@ -55,11 +63,12 @@ class Audit:
             digest = digest_of(self._chain.last, body)
             written = body + HASHED + digest.encode() + END
             try:
-                count = os.write(self._file, written)
+                size = os.fstat(self._file).st_size
+                if os.write(self._file, written) < len(written):
+                    os.ftruncate(self._file, size)  # no server goes on with a log that ends within a line
+                    raise AuditError(f"the audit log {self.path} cannot be written: the disk is full")
             except OSError as error:
                 raise AuditError(f"the audit log {self.path} cannot be written: {error.strerror}") from error
-            if count < len(written):
-                raise AuditError(f"the audit log {self.path} cannot be written: the disk is full")
             self._chain.count += 1
             self._chain.last = digest
 
@@ -105,6 +114,21 @@ def checked(line: bytes, chain: Chain, path: Path) -> Fields:
     chain.count += 1
     chain.last = digest.decode()
     return record
+
+
+def take(file: int, path: Path) -> None:
+    """Until it is closed, for this process alone: the lines of two would not be bound to each other.
+
+    :raises AuditError: another process has it.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise AuditError(f"the audit log {path} is written by another server: each needs one of its own") from error
+    except OSError:
+        pass  # a file system that knows no locks
 
 
 def digest_of(previous: str, body: bytes) -> str:

@@ -109,8 +109,13 @@ class Datasets(AbstractContextManager["Datasets"]):
 
 
 def published(path: Path, key: str | None, meta: TensorMeta, file: Path, offset: int) -> Publication:
-    """A tensor of the file `path`, whose bytes lie in `file`."""
+    """A tensor of the file `path`, whose bytes lie in `file`.
+
+    :raises ValueError: it is called as if it were another worker's [P13.3].
+    """
     name = path.stem if key is None else f"{path.stem}/{key}"
+    if ":" in name:
+        raise ValueError(f"{name!r} is no name for it, since ':' stands behind another worker's name: rename it")
     tags = (f"#{path.stem}",) if key is None else (f"#{path.stem}", f"#{key}")
     return Publication(name, tags, f"{path.name}: {meta}", True, str(file), offset, meta)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ptrtensor.errors import ProtocolError
+from ptrtensor.owner.clerk import Clerk
 from ptrtensor.owner.session_process import SessionProcess
 from ptrtensor.transport.relay import Connected, Relay
 from ptrtensor.transport.resumable import TOKEN_BYTES, Opening, end
@@ -43,6 +44,7 @@ class HostedSession:
     """For people, in logs; says nothing of the token."""
     peer: Peer
     process: SessionProcess
+    clerk: Clerk
     local: socket.socket
     patience: Patience
     when_ended: Callable[["HostedSession", Ended], None]
@@ -62,6 +64,11 @@ class HostedSession:
         with self._attaching:
             self._connections.put((connection, received))
             self._relay.interrupt()
+
+    def look(self) -> None:
+        """Count what its process computed, and end it if that is far too much."""
+        if reason := self.clerk.look(self.process.seconds):
+            self.stop(reason)
 
     def stop(self, reason: str) -> None:
         """Tell the client why, and end."""
@@ -84,8 +91,10 @@ class HostedSession:
             reason = str(error)
         finally:
             self._relay.close()
-            reason = self._reason or self._relay.ended or reason
+            said = self._relay.ended and f"its client said {self._relay.ended!r}"
+            reason = self._reason or said or reason
             reason = self.process.end() or reason
+            self.clerk.close(self.process.seconds)
             self.when_ended(self, Ended(reason, time.monotonic() - self.began))
 
     def _relayed(self) -> bool:

@@ -87,15 +87,21 @@ def authority_of(identity: Path) -> tuple[x509.Name, Ed25519PrivateKey]:
     certificate = read_certificate(files.certificate)
     if not is_authority(certificate):
         raise IdentityError(f"{identity} is no authority; make one with: ptrtensor keys new NAME --authority")
-    try:
-        key = serialization.load_pem_private_key(files.key.read_bytes(), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm, OSError) as error:
-        raise IdentityError(f"the key {files.key} cannot be used: {error}") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise IdentityError(f"{files.key} is no key that ptrtensor made")
+    key = private_key(files.key)
     if key.public_key() != certificate.public_key():
         raise IdentityError(f"{files.key} is not the key of {files.certificate}")
     return certificate.subject, key
+
+
+def private_key(file: Path) -> Ed25519PrivateKey:
+    """:raises IdentityError: it cannot be read, or is none."""
+    try:
+        key = serialization.load_pem_private_key(file.read_bytes(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm, OSError) as error:
+        raise IdentityError(f"the key {file} cannot be used: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise IdentityError(f"{file} is no key that ptrtensor made")
+    return key
 
 
 def trust(file: Path, directory: Path, *, authority: bool = False) -> Path:

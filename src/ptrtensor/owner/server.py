@@ -2,34 +2,39 @@
 
 import contextlib
 import logging
-import os
 import secrets
 import socket
-import ssl
 import threading
 import time
 import uuid
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
-from ptrtensor.errors import AuditError, ProtocolError, PtrTensorError
+from ptrtensor.errors import AuditError, IdentityError, ProtocolError, PtrTensorError, QuotaExceededError
 from ptrtensor.owner.audit import Audit
+from ptrtensor.owner.clerk import Clerk
+from ptrtensor.owner.decisions import note_decisions
+from ptrtensor.owner.handshake import shake_hands
 from ptrtensor.owner.hosted_session import Ended, HostedSession, Patience, refuse
+from ptrtensor.owner.policy import Policy, least
+from ptrtensor.owner.requests import Requests
+from ptrtensor.owner.sealing import Sealer
 from ptrtensor.owner.session_process import Pool, shut_down
-from ptrtensor.transport.dialing import read_exactly
+from ptrtensor.owner.state import State
+from ptrtensor.owner.status import encode, status_of
+from ptrtensor.owner.tally import Tally
 from ptrtensor.transport.relay import Connected
-from ptrtensor.transport.resumable import NO_TOKEN, OPENING, Opening
-from ptrtensor.transport.tls import Credentials, Peer, context, peer_of
-from ptrtensor.wire.control import Assign, Denial, Publication
+from ptrtensor.transport.resumable import NO_TOKEN, STATUS, Opening
+from ptrtensor.transport.tls import Credentials, Peer, certificates_of, context, fingerprint_of
+from ptrtensor.wire.control import Assign, Publication, Quota
 
 log: Final = logging.getLogger("ptrtensor.serve")
 
 MAX_HANDSHAKES: Final = 64
 """Connections that nobody vouches for yet, at the same time."""
 
-
-FAREWELL_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 0.5
+"""How often is looked for how long the sessions have computed."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,10 @@ class Limits:
 
     sessions: int = 32
     sessions_of_one: int = 8
+    memory: int | None = None
+    """Bytes for each session."""
+    objects: int = 1_000_000
+    """In each session."""
 
 
 class Server:
@@ -55,11 +64,17 @@ class Server:
         ahead: int = 1,
         limits: Limits,
         patience: Patience,
+        policy: Policy = Policy(),  # noqa: B008
+        state: State | None = None,
         audit: Audit | None = None,
     ) -> None:
         context(credentials, server=True)  # a wrong file is the starter's error, not the first client's
         self.worker = worker
+        self._fingerprint = fingerprint_of(certificates_of(credentials.certificate)[0])
         self._audit = audit
+        self._policy = policy
+        self._sealer = Sealer(credentials)
+        self._state = state
         self.began = time.time()
         self._listener = listener
         self._credentials = credentials
@@ -67,6 +82,9 @@ class Server:
         self._limits = limits
         self._patience = patience
         self._sessions: dict[bytes, HostedSession] = {}
+        self._beginning: list[Peer] = []
+        """Those whose session's process is being started."""
+        self.refusals = Tally(self._note_refusal)
         self._lock = threading.Lock()
         self._handshakes = threading.BoundedSemaphore(MAX_HANDSHAKES)
         self._stopping = threading.Event()
@@ -94,6 +112,10 @@ class Server:
 
         :raises AuditError: the audit log cannot be written any more.
         """
+        if self._state is not None:
+            arguments = Requests(self._state), self._write_down, self._stopping
+            threading.Thread(target=note_decisions, args=arguments, daemon=True).start()
+        threading.Thread(target=self._look_at_sessions, daemon=True).start()
         while not self._stopping.is_set():
             self._handshakes.acquire()
             try:
@@ -102,7 +124,13 @@ class Server:
                 self._handshakes.release()
                 self._stopping.wait(0.1)  # too many open files, or a client that has gone
                 continue
-            threading.Thread(target=self._welcome, args=(sock, address), daemon=True).start()
+            try:
+                threading.Thread(target=self._welcome, args=(sock, address), daemon=True).start()
+            except RuntimeError as error:  # too many threads
+                self._handshakes.release()
+                sock.close()
+                self._refuse("connection refused", None, address, error)
+                self._stopping.wait(0.1)
         if self.broken is not None:
             raise self.broken
 
@@ -117,54 +145,56 @@ class Server:
             session.stop(reason)
         for session in sessions:
             session.join(5.0)
+            session.process.end_at_once()  # one that hangs would stay, with all that it holds
+        self.refusals.tell()
         with contextlib.suppress(AuditError):
             self._record("server stopped", reason=reason)
+
+    def _look_at_sessions(self) -> None:
+        while not self._stopping.wait(LOOK_SECONDS):
+            for session in self.sessions:
+                session.look()
 
     # --- one connection
 
     def _welcome(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """In a thread of its own, from the first byte to the session that it belongs to."""
-        where = f"{address[0]}:{address[1]}"
         try:
-            connection, peer, opening = self._shake_hands(sock)
-        except (OSError, PtrTensorError) as error:
-            log.warning("refused a connection", extra={"from": where, "reason": str(error)})
-            self._try_to_record("connection refused", **{"from": where}, reason=str(error))
+            connection, peer, opening = shake_hands(sock, self._credentials, self._patience.handshake)
+        except Exception as error:  # of any class: a stranger has much to choose from
+            sock.close()
+            self._refuse("connection refused", None, address, error)
             return
         finally:
             self._handshakes.release()
         try:
-            self._admit(connection, peer, opening, where)
-        except PtrTensorError as error:
-            log.warning("refused a session", extra={"client": peer.name, "from": where, "reason": str(error)})
-            self._try_to_record("session refused", client=peer.name, **{"from": where}, reason=str(error))
+            self._admit(connection, peer, opening, f"{address[0]}:{address[1]}")
+        except Exception as error:  # also for want of memory, descriptors, threads or processes
+            self._refuse("session refused", peer, address, error)
             with contextlib.closing(connection), contextlib.suppress(OSError):
                 connection.sendall(Opening(NO_TOKEN, 0).encode())
-                refuse(connection, str(error))
+                refuse(connection, str(error) or type(error).__name__)
 
-    def _shake_hands(self, sock: socket.socket) -> tuple[ssl.SSLSocket, Peer, Opening]:
-        """:raises OSError: no handshake of TLS came of it. :raises PtrTensorError: it is none of ours."""
-        guard = socket.socket(fileno=os.dup(sock.fileno()))
-        deadline = threading.Timer(self._patience.handshake, shut_down, (guard,))
-        deadline.daemon = True
-        deadline.start()
-        connection: socket.socket = sock
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            secure = context(self._credentials, server=True).wrap_socket(sock, server_side=True)
-            connection = secure
-            peer = peer_of(secure, self._credentials)
-            return secure, peer, Opening.decode(read_exactly(secure, OPENING.size))
-        except BaseException:
-            say_goodbye(guard)
-            connection.close()
-            raise
-        finally:
-            deadline.cancel()
-            guard.close()
+    def _refuse(self, event: str, peer: Peer | None, address: tuple[str, int], error: Exception) -> None:
+        kind = event, peer, address[0], type(error), getattr(error, "reason", None)
+        self.refusals.add(kind, event, peer, f"{address[0]}:{address[1]}", str(error) or type(error).__name__)
+
+    def _note_refusal(self, event: str, peer: Peer | None, where: str, reason: str, count: int) -> None:
+        fields = {"from": where, "reason": reason, "count": count}
+        if peer is not None:
+            fields = {"client": peer.name, **fields}
+        log.warning(event, extra=fields)
+        self._try_to_record(event, **fields)
 
     def _admit(self, connection: Connected, peer: Peer, opening: Opening, where: str) -> None:
         """:raises PtrTensorError: there is no such session, or no room for another."""
+        is_owner = peer.fingerprint == self._fingerprint
+        if opening.token == STATUS and is_owner:
+            with contextlib.closing(connection):
+                connection.sendall(encode(status_of(self.worker, self.began, len(self._publications), self.sessions)))
+            return
+        if opening.token == STATUS or (is_owner and not peer.pinned):
+            raise IdentityError("the worker's own identity asks how it is, and nobody else; nor can it have a session")
         if opening.token == NO_TOKEN:
             session = self._new_session(peer, where)
             log.info("session began", extra={"session": session.number, "client": peer.name, "from": where})
@@ -181,17 +211,48 @@ class Server:
         session.attach(connection, opening.received)
 
     def _new_session(self, peer: Peer, where: str) -> HostedSession:
+        most = least(self._policy.quota_for(peer.name).sessions, self._limits.sessions_of_one)
         with self._lock:
-            theirs = sum(session.peer == peer for session in self._sessions.values())
-            if len(self._sessions) >= self._limits.sessions or theirs >= self._limits.sessions_of_one:
+            peers = [*self._beginning, *(session.peer for session in self._sessions.values())]
+            theirs = peers.count(peer)
+            if len(peers) >= self._limits.sessions or theirs >= (most or 0):
                 raise PtrTensorError(
                     f"there are too many sessions already ({theirs} of them yours): close one, or try again later"
                 )
-        process = self._pool.take()
-        assignment = Assign(self.worker, uuid.uuid4().hex, peer.name, self._publications)
+            self._beginning.append(peer)
+        try:
+            return self._begin(peer, where)
+        finally:
+            with self._lock:
+                self._beginning.remove(peer)
+
+    def _begin(self, peer: Peer, where: str) -> HostedSession:
+        """Start a session's process; whatever fails on the way, it does not stay."""
+        shown = self._policy.shown_to(peer.name, self._publications)
         number = secrets.token_hex(4)
-        local = process.assign(assignment, partial(self._when_denied, number, peer.name))
-        session = HostedSession(number, peer, process, local, self._patience, self._when_ended)
+        clerk = Clerk(self._policy, shown, self._state, peer, number, self._sealer, self._write_down)
+        if reason := clerk.look(0.0):
+            raise QuotaExceededError(reason)
+        process = self._pool.take()
+        assignment = Assign(
+            self.worker,
+            uuid.uuid4().hex,
+            peer.name,
+            shown,
+            {publication.name: self._policy.grant(peer.name, publication.tags) for publication in shown},
+            self._policy.session_quota(peer.name, Quota(self._limits.memory, self._limits.objects)),
+        )
+        local: socket.socket | None = None
+        try:
+            local = process.assign(assignment, clerk.answer, number)
+            session = HostedSession(number, peer, process, clerk, local, self._patience, self._when_ended)
+        except BaseException:
+            process.kill()
+            if local is not None:
+                local.close()
+            raise
+        with self._lock:
+            self._sessions[session.token] = session
         try:
             self._record(
                 "session began",
@@ -204,14 +265,19 @@ class Server:
         except AuditError:
             session.stop("the worker cannot write its audit log")
             raise
-        with self._lock:
-            self._sessions[session.token] = session
         return session
 
-    def _when_denied(self, session: str, client: str, denial: Denial) -> None:
-        what = {"what": denial.what, "objects": denial.labels, "count": denial.count}
-        log.info("denied", extra={"session": session, "client": client, **what})
-        self._try_to_record("denied", session=session, client=client, **what)
+    def _write_down(self, event: str, **fields: object) -> None:
+        """What a session asked, or was given.
+
+        :raises AuditError: it cannot be written, and the server stops.
+        """
+        log.info(event, extra=fields)
+        try:
+            self._record(event, **fields)
+        except AuditError as error:
+            self._break(error)
+            raise
 
     def _record(self, event: str, **fields: object) -> None:
         """:raises AuditError: the log cannot be written."""
@@ -223,12 +289,15 @@ class Server:
         try:
             self._record(event, **fields)
         except AuditError as error:
-            log.critical("the audit log cannot be written", extra={"reason": str(error)})
-            self.broken = error
-            self._stopping.set()
-            shut_down(self._listener)
-            for session in self.sessions:
-                session.stop("the worker cannot write its audit log")
+            self._break(error)
+
+    def _break(self, error: AuditError) -> None:
+        log.critical("the audit log cannot be written", extra={"reason": str(error)})
+        self.broken = error
+        self._stopping.set()
+        shut_down(self._listener)
+        for session in self.sessions:
+            session.stop("the worker cannot write its audit log")
 
     def _when_ended(self, session: HostedSession, ended: Ended) -> None:
         with self._lock:
@@ -249,12 +318,3 @@ class Server:
             reason=ended.reason or "its client left",
             seconds=round(ended.seconds, 3),
         )
-
-
-def say_goodbye(sock: socket.socket) -> None:
-    """Let the alert that says what is wrong arrive: unread bytes would turn it into a reset."""
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
-        sock.settimeout(FAREWELL_SECONDS)
-        while sock.recv(65536):
-            pass

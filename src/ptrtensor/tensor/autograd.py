@@ -12,7 +12,7 @@ from torch import Tensor
 from ptrtensor._torch.subclass import recorded
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.handlers.crossing import pointer_to, value_of
+from ptrtensor.tensor.carrying import carried, pointer_to, value_of
 from ptrtensor.tensor.worker import Worker
 
 
@@ -53,7 +53,7 @@ class Move(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pointer: Pointer, worker: Worker, wrap: Wrap) -> Tensor:
         ctx.origin, ctx.worker, ctx.wrap = pointer._worker, worker, wrap
-        return pointer_to(value_of(pointer), worker, wrap)
+        return carried(pointer, worker, wrap)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ptrtensor._torch.subclass import BACKWARD_HOOKS_SETTER, MAY_ASSIGN_DATA, REQUIRES_GRAD_SETTER, native_function
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.handlers.crossing import pointer_to, value_of
+from ptrtensor.tensor.carrying import pointer_to, value_of
 from ptrtensor.tensor.marks import settle
 from ptrtensor.tensor.reshaping import check_recordable
 

@@ -33,6 +33,7 @@ from ptrtensor.tensor.dispatch import dispatch
 from ptrtensor.tensor.factories import Factories
 from ptrtensor.tensor.handlers import accelerated, crossing, loading, sharing, viewing
 from ptrtensor.tensor.local import LocalWorker, local_worker
+from ptrtensor.tensor.release import ReleaseRequest, ask_release
 from ptrtensor.tensor.reshaping import note_exchange
 from ptrtensor.tensor.signature import check_usable
 from ptrtensor.tensor.transfer import get_pointer, move_pointer
@@ -160,6 +161,15 @@ class PointerTensor(Pointer):
         :raises RemoteOpError: an operation that the value hangs on failed.
         """
         return get_pointer(self, wrap)
+
+    def request(self, reason: str) -> ReleaseRequest:
+        """Ask the owner of private data to release this value, as it is now. This pointer stays as it is.
+
+        :raises PermissionDeniedError: the value is not private, may not be asked for, or nobody there decides.
+        :raises PtrTensorError: the reason is no text, or empty.
+        """
+        check_usable(self)
+        return ask_release(self._worker.client, self._reference.name, reason)
 
     def move(self, worker: Worker) -> "PointerTensor":
         """Take the value to another worker; this pointer is spent and the returned one stands for it.

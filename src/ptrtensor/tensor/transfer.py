@@ -10,7 +10,7 @@ from ptrtensor._torch.subclass import on_gradient, raw_grad, set_raw_grad, use_c
 from ptrtensor.errors import SpentPointerError, UnsupportedOpError
 from ptrtensor.tensor.autograd import apply_get, apply_move, apply_send
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.handlers.crossing import pointer_to, value_of
+from ptrtensor.tensor.carrying import carried, pointer_to, value_of
 from ptrtensor.tensor.signature import check_usable
 from ptrtensor.tensor.view import View
 from ptrtensor.tensor.worker import Worker, call_sites
@@ -66,7 +66,7 @@ def move_pointer(pointer: Pointer, worker: Worker, wrap: Wrap) -> Pointer:
         assert isinstance(moved, Pointer)
         spend(pointer, "move()")
         return moved
-    moved = pointer_to(value_of(pointer), worker, wrap)
+    moved = carried(pointer, worker, wrap)
     moved.requires_grad_(pointer.requires_grad)
     grad = raw_grad(pointer)
     if isinstance(grad, Pointer):

@@ -22,6 +22,7 @@ from ptrtensor.tensor.cache import Cache
 from ptrtensor.tensor.casting import Casting
 from ptrtensor.tensor.device import Devices, install
 from ptrtensor.tensor.local import LocalWorker, local_worker
+from ptrtensor.tensor.release import ReleaseRequest, releases
 from ptrtensor.wire import messages
 from ptrtensor.wire.metadata import TensorMeta
 
@@ -76,6 +77,10 @@ class Worker(ABC):
         self, dtype: torch.dtype | None = None, enabled: bool = True, cache_enabled: bool | None = None
     ) -> AbstractContextManager[object]:
         """Mixed precision for pointers of this worker, on this thread: `torch.autocast` of its kind of device."""
+
+    def requests(self) -> list[ReleaseRequest]:
+        """What this identity asked the owner of the data to release, in this session and others; the latest first."""
+        return [ReleaseRequest(self.client, release) for release in releases(self.client)]
 
     def synchronize(self) -> None:
         """Wait until the worker has run everything.

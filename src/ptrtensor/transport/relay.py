@@ -24,6 +24,9 @@ COPIED_BELOW_BYTES: Final = 64 * 1024
 MOST_WAITING: Final = 64
 """Frames that wait for a peer who does not read; past this its pings are not answered."""
 
+READS_AT_ONCE: Final = 8
+"""After which whoever sends on and on waits for what else is to be done."""
+
 Connected = socket.socket | ssl.SSLSocket
 
 
@@ -40,6 +43,8 @@ class Relay:
         self._local_open = True
         self._why = why
         self._stopped = False
+        self._unread = False
+        """Whether the peer may have sent more than was read."""
         self._keep_alive = keep_alive_seconds
         self._arrived = memoryview(bytearray(CHUNK_BYTES))
         self._inward: deque[memoryview] = deque()
@@ -60,9 +65,12 @@ class Relay:
         outward = deque(self.link.resume(received))
         if not self._local_open:
             outward.append(memoryview(end(self._why())))
-        heard = asked = time.monotonic()
+        heard = asked = took = time.monotonic()
+        left = 0
         while True:
             now = time.monotonic()
+            if self._local_open or len(outward) != left:
+                took, left = now, len(outward)
             if self._take_in(remote, outward):
                 heard = asked = now
             if self.ended is not None and not self._inward:
@@ -80,6 +88,8 @@ class Relay:
                 heard = now  # nothing is read from the peer meanwhile
             if now - heard > 3 * self._keep_alive:
                 raise TimeoutError(f"nothing came for {now - heard:.0f} s")
+            if now - took > 3 * self._keep_alive:
+                raise TimeoutError("the peer does not take what is left for it")
             if now - asked > self._keep_alive:
                 asked = now
                 outward.append(memoryview(PING))
@@ -113,9 +123,11 @@ class Relay:
     def _take_in(self, remote: Connected, outward: deque[memoryview]) -> bool:
         """From the peer to this machine; whether anything came."""
         heard = False
-        while self._give_inward() and self.ended is None:
-            count = read(remote, self._arrived)
+        for _ in range(READS_AT_ONCE):
+            self._unread = self._give_inward() and self.ended is None
+            count = read(remote, self._arrived) if self._unread else 0
             if not count:
+                self._unread = False
                 break
             heard = True
             for event in self.link.receive(self._arrived[:count]):
@@ -185,6 +197,8 @@ class Relay:
         local_wants = (select.POLLIN if self._takes_out(outward) else 0) | (select.POLLOUT if self._inward else 0)
         if self._local_open and local_wants:
             poller.register(self._local, local_wants)
+        if self._unread:
+            seconds = 0.0  # TLS may hold what the system knows nothing of
         for descriptor, _ in poller.poll(max(0.0, seconds) * 1000):
             if descriptor == self._woken.fileno():
                 self._woken.recv(1024)
@@ -197,12 +211,20 @@ def read(remote: Connected, buffer: memoryview) -> int:
 
     :raises ConnectionError: the peer closed the connection.
     """
+    count = 0
     try:
-        count = remote.recv_into(buffer)
+        while count < len(buffer):
+            more = remote.recv_into(buffer[count:])
+            count += more
+            if more == 0 and count == 0:
+                raise ConnectionResetError("the peer closed the connection")
+            if more == 0 or not isinstance(remote, ssl.SSLSocket):
+                break  # the system gives all at once, TLS a record of 16 KiB at a time
     except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-        return 0
-    if count == 0:
-        raise ConnectionResetError("the peer closed the connection")
+        pass
+    except OSError:
+        if count == 0:
+            raise  # else what came before it counts first: perhaps it says why
     return count
 
 

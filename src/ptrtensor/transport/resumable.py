@@ -23,6 +23,9 @@ OPENING: Final = struct.Struct(f"<3sB{TOKEN_BYTES}sQ")
 NO_TOKEN: Final = bytes(TOKEN_BYTES)
 """Asks for a new session."""
 
+STATUS: Final = b"status".ljust(TOKEN_BYTES, b"\0")
+"""Asks how the worker is [P10.6]."""
+
 HEADER: Final = struct.Struct("<BI")
 """Kind and length of a frame."""
 
@@ -38,6 +41,9 @@ CAREFUL_BYTES: Final = 64 * 1024
 would never cross a way that breaks every few kilobytes."""
 
 JOINED_BELOW_BYTES: Final = 16 * 1024
+
+MANY_CHUNKS: Final = 1024
+"""Past this, small ones that are kept are put together: a chunk costs more memory than a few bytes."""
 
 ACKNOWLEDGE_BYTES: Final = 1024 * 1024
 """How much may arrive before its sender hears of it."""
@@ -106,6 +112,7 @@ class Link:
         self._acknowledged = 0
         self._first = 0
         self._chunks: deque[memoryview] = deque()
+        self._join_at = MANY_CHUNKS
         self._sent = 0
         self._header = bytearray()
         self._body = bytearray()
@@ -127,6 +134,8 @@ class Link:
         """Frame the next bytes of the stream. They are kept as they are: nobody may write to them any more."""
         self._chunks.append(chunk)
         self._sent += len(chunk)
+        if len(self._chunks) > self._join_at:
+            self._join()
         return framed(chunk)
 
     def acknowledge(self) -> bytes:
@@ -225,6 +234,23 @@ class Link:
         """Let go of chunks that the peer has as a whole."""
         while self._chunks and self._first + len(self._chunks[0]) <= received:
             self._first += len(self._chunks.popleft())
+
+    def _join(self) -> None:
+        """Put small chunks that follow each other together."""
+        joined: deque[memoryview] = deque()
+        small = bytearray()
+        for chunk in self._chunks:
+            if len(chunk) < JOINED_BELOW_BYTES:
+                small += chunk
+            if small and (len(small) >= JOINED_BELOW_BYTES or len(chunk) >= JOINED_BELOW_BYTES):
+                joined.append(memoryview(bytes(small)))
+                small.clear()
+            if len(chunk) >= JOINED_BELOW_BYTES:
+                joined.append(chunk)
+        if small:
+            joined.append(memoryview(bytes(small)))
+        self._chunks = joined
+        self._join_at = max(MANY_CHUNKS, 2 * len(joined))
 
 
 def framed(chunk: memoryview) -> list[memoryview]:

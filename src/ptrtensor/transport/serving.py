@@ -5,11 +5,23 @@ import socket
 import time
 from typing import Final
 
-from ptrtensor.errors import ProtocolError, PtrTensorError
+from ptrtensor.errors import ProtocolError, PtrTensorError, UnsupportedOpError
 from ptrtensor.transport.base import Served
 from ptrtensor.transport.sockets import WORKER_SPIN_SECONDS, Stream
-from ptrtensor.wire.connection import Allocate, Event, allocate, encode, worker_connection
-from ptrtensor.wire.messages import Batch, ClientMessage, Describe, Fetch, Put, Refused, Synchronize, WorkerMessage
+from ptrtensor.wire.connection import Allocate, Buffer, Event, allocate, encode, worker_connection
+from ptrtensor.wire.messages import (
+    Batch,
+    ClientMessage,
+    Describe,
+    Failed,
+    Failure,
+    Fetch,
+    Put,
+    Refused,
+    Reply,
+    Synchronize,
+    WorkerMessage,
+)
 
 LOOKED_AHEAD: Final = 64
 """Messages among which one that may be answered early is looked for."""
@@ -73,7 +85,7 @@ class Serving:
         for reply, payload in self._served.handle(event.message, event.payload):
             if isinstance(reply, Refused):
                 raise RefusedError(reply)
-            self._stream.enqueue(encode(reply, payload))
+            self._stream.enqueue(encoded(reply, payload))
 
     def _write(self) -> None:
         while not self._stream.write():
@@ -96,6 +108,20 @@ class Serving:
                 self._answer(event)
                 self._write()
                 return
+
+
+def encoded(reply: WorkerMessage, payload: Buffer | None) -> list[Buffer]:
+    """An answer that is too long costs its client that answer, and not the session [P3.1].
+
+    :raises ProtocolError: the client gave names that are none.
+    """
+    try:
+        return encode(reply, payload)
+    except (UnsupportedOpError, OverflowError) as error:
+        if not isinstance(reply, Reply):
+            raise ProtocolError(f"the client's names cannot be said back to it: {error}") from error
+        why = f"{type(error).__name__}: {error}"
+        return encode(Failed(reply.request, Failure(0, type(reply).__name__, why, "")))
 
 
 def is_quick(message: ClientMessage) -> bool:

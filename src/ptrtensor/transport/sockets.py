@@ -158,6 +158,8 @@ class SocketTransport:
         self._connection = client_connection(allocate)
         self._peer = peer
         self._lost: str | None = None
+        self.answer_seconds: float | None = None
+        """How long the worker may do nothing while this side waits for it; None: for ever."""
         # Whoever holds one never blocks on the other: a worker that cannot get rid of its answers takes no commands.
         self._sending = threading.RLock()
         self._receiving = threading.Lock()
@@ -183,8 +185,9 @@ class SocketTransport:
                 held: list[bool] = []
                 try:
                     held.extend(map(self._receiving.acquire, (False,)))
-                    seconds = None if held[0] else LOOK_AGAIN_SECONDS
-                    self._stream.wait(readable=held[0], writable=True, seconds=seconds)
+                    seconds = self.answer_seconds if held[0] else LOOK_AGAIN_SECONDS
+                    if not self._stream.wait(readable=held[0], writable=True, seconds=seconds) and held[0]:
+                        raise TimeoutError(f"it took nothing for {seconds:g} s")
                     if held[0]:
                         self._stream.read(self._connection)
                 finally:
@@ -197,6 +200,7 @@ class SocketTransport:
                 self._sending_shown(total, total)
 
     def wait(self, seconds: float | None = None) -> None:
+        seconds = self.answer_seconds if seconds is None else seconds
         if self._stream.has_unsent:
             self._send_rest()
         with self._receiving:

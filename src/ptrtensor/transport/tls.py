@@ -1,7 +1,9 @@
 """Mutual TLS 1.3: who this side is, whom it trusts, and who the other side turned out to be [P10]."""
 
 import hashlib
+import os
 import re
+import shlex
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ class Credentials:
 
     @property
     def key(self) -> Path:
-        """:raises IdentityError: the directory is no identity."""
+        """:raises IdentityError: the directory is no identity, or others can read its key."""
         try:
             keys = sorted(self.identity.glob(f"*{KEY_SUFFIX}"))
         except OSError as error:
@@ -36,6 +38,7 @@ class Credentials:
                 f"{self.identity} is no identity: it has {len(keys)} files *{KEY_SUFFIX} instead of one. "
                 "Make an identity with: ptrtensor keys new NAME"
             )
+        check_private(keys[0])
         return keys[0]
 
     @property
@@ -52,6 +55,24 @@ class Credentials:
                 f"Add one with: ptrtensor keys trust FILE --trust {self.trust}"
             )
         return files
+
+
+def check_private(key: Path) -> None:
+    """As ssh has it: this user's own key is nobody else's to read. Another user's was given to be read.
+
+    :raises IdentityError: it is.
+    """
+    if os.name != "posix":
+        return
+    try:
+        found = key.stat()
+    except OSError as error:
+        raise IdentityError(f"the key {key} cannot be read: {error.strerror}") from error
+    if found.st_uid == os.getuid() and found.st_mode & 0o077:
+        raise IdentityError(
+            f"the key {key} can be read by others than its owner (mode {found.st_mode & 0o777:04o}). "
+            f"If nobody has read it, protect it: chmod 600 {shlex.quote(str(key))}. Else make another identity"
+        )
 
 
 @dataclass(frozen=True)
@@ -84,7 +105,8 @@ def context(credentials: Credentials, *, server: bool) -> ssl.SSLContext:
         raise IdentityError(f"the identity {credentials.identity} cannot be used: {certificate}, {key}: {error}") from (
             error
         )
-    for file in credentials.trusted:
+    trusted = credentials.trusted
+    for file in [*trusted, certificate] if server else trusted:  # its own is its owner, who asks how it is [P10.6]
         try:
             made.load_verify_locations(file)
         except (OSError, ValueError) as error:

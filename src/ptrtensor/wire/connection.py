@@ -23,15 +23,19 @@ from ptrtensor.wire.limits import (
     MAX_HELLO_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_PAYLOAD_BYTES,
+    MAX_SEALED_BYTES,
     PROTOCOL_VERSION,
 )
 from ptrtensor.wire.messages import (
     PAYLOAD_OF_TENSOR,
+    SEALED_PAYLOAD,
     Batch,
     ClientMessage,
     Hello,
     Message,
+    Put,
     Refused,
+    Value,
     Welcome,
     WorkerMessage,
 )
@@ -60,7 +64,10 @@ class State(enum.Enum):
 
 
 class Event(NamedTuple, Generic[Incoming]):
-    """One message that arrived, with its payload, which belongs to the receiver."""
+    """One message that arrived, with its payload, which belongs to the receiver.
+
+    A tensor for whose value there was no memory has an empty one: that is no reason to give the connection up.
+    """
 
     message: Incoming
     payload: memoryview
@@ -112,6 +119,7 @@ class Connection(Generic[Incoming]):
         self._start = 0
         self._end = 0
         self._partial: Event[Incoming] | None = None
+        self._size = 0
         self._filled = 0
 
     @property
@@ -123,6 +131,8 @@ class Connection(Generic[Incoming]):
     def buffer(self) -> memoryview:
         """Where the next received bytes must be written; never empty."""
         if self._partial is not None:
+            if not self._partial.payload:
+                return memoryview(bytearray(min(STAGING_BYTES, self._size - self._filled)))
             return self._partial.payload[self._filled :]
         if self._start == self._end:
             self._start = 0
@@ -165,7 +175,7 @@ class Connection(Generic[Incoming]):
     @property
     def partial(self) -> tuple[int, int]:
         """Of the payload that is arriving: how many bytes are here, and how many there will be."""
-        return (0, 0) if self._partial is None else (self._filled, len(self._partial.payload))
+        return (0, 0) if self._partial is None else (self._filled, self._size)
 
     @property
     def cut(self) -> bool:
@@ -188,7 +198,7 @@ class Connection(Generic[Incoming]):
     def _step(self) -> bool:
         """Finish the payload in progress, or begin the next frame; False while bytes are missing."""
         if self._partial is not None:
-            if self._filled < len(self._partial.payload):
+            if self._filled < self._size:
                 return False
             self._check_order(self._partial.message)
             self.events.append(self._partial)
@@ -205,15 +215,27 @@ class Connection(Generic[Incoming]):
         begin = body + message_bytes
         message = self._decode(memoryview(self._staging)[body:begin])
         self._check_payload(message, payload_bytes)
-        payload = self._allocate(payload_bytes) if payload_bytes else EMPTY
+        payload = self._payload(message, payload_bytes)
         present = min(payload_bytes, self._end - begin)
-        if present:
+        if present and payload:
             payload[:present] = memoryview(self._staging)[begin : begin + present]
         partial = Event(message, payload)
+        self._size = payload_bytes
         self._partial = partial
         self._filled = present
         self._start = begin + present
         return True
+
+    def _payload(self, message: Incoming, size: int) -> memoryview:
+        """Memory for it; none where there is too little for a tensor, whose bytes are passed over."""
+        if not size:
+            return EMPTY
+        try:
+            return self._allocate(size)
+        except MessageTooLargeError:
+            if isinstance(message, Put | Value):
+                return EMPTY
+            raise
 
     def _make_room(self) -> None:
         """Move the unread bytes to the front; grow for a long message, within the limit checked before."""
@@ -257,6 +279,9 @@ class Connection(Generic[Incoming]):
         if isinstance(message, Batch):
             if size > MAX_BATCH_BYTES:
                 raise MessageTooLargeError(f"the peer announces a batch of {size} bytes")
+        elif isinstance(message, SEALED_PAYLOAD):
+            if size > MAX_SEALED_BYTES:
+                raise MessageTooLargeError(f"the peer announces a sealed value of {size} bytes")
         elif isinstance(message, PAYLOAD_OF_TENSOR):
             expected = 0
             if message.meta is not None:

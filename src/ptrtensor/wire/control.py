@@ -1,8 +1,17 @@
 """What a server and its sessions' processes say to each other, on one machine. None of it comes from a client."""
 
+from typing import TYPE_CHECKING, Literal
+
 import msgspec
 
+from ptrtensor.wire.messages import Release
 from ptrtensor.wire.metadata import TensorMeta
+
+if TYPE_CHECKING:
+    Bytes = bytes | memoryview
+else:
+    Bytes = memoryview
+"""Of what may be large: as it arrives it is a part of the message, and no copy."""
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -17,6 +26,26 @@ class Publication(msgspec.Struct, frozen=True):
     meta: TensorMeta
 
 
+class Grant(msgspec.Struct, frozen=True):
+    """What a client may do with one private publication: patterns of operations, and whether what is computed from it
+    may be read. `rule` names to people what says so.
+    """
+
+    read: Literal["never", "ask", "always"] = "never"
+    limited: bool = False
+    operations: tuple[str, ...] = ("*",)
+    refused: tuple[str, ...] = ()
+    rule: str = ""
+
+
+class Quota(msgspec.Struct, frozen=True):
+    """What one session may use: bytes of memory, objects. `metered`: what it does is counted by the server too."""
+
+    memory: int | None = None
+    objects: int | None = None
+    metered: bool = False
+
+
 class Assign(msgspec.Struct, frozen=True, tag=True):
     """Serve this client on the socket that comes along."""
 
@@ -24,6 +53,8 @@ class Assign(msgspec.Struct, frozen=True, tag=True):
     epoch: str
     client: str
     publications: tuple[Publication, ...]
+    grants: dict[str, Grant] = {}
+    quota: Quota = Quota()
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -36,6 +67,109 @@ class Denial(msgspec.Struct, frozen=True, tag=True):
     what: str
     labels: tuple[str, ...]
     count: int
+
+
+class Reading(msgspec.Struct, frozen=True, tag=True):
+    """May the client have this? Asked of what the rules allow to be read; answered by a `Verdict`."""
+
+    what: str
+    name: int
+    tensor: str
+    labels: tuple[str, ...]
+    elements: int
+    size: int
+    operation: str = ""
+    """The last that made it; none where it is as it was published."""
+
+
+class Consumption(msgspec.Struct, frozen=True, tag=True):
+    """What was used since the last; answered by a `Verdict`: whether the client may use more."""
+
+    operations: int
+    seconds: float
+
+
+class Asking(msgspec.Struct, frozen=True, tag=True):
+    """The client asks for the release of a value: the value itself, or why there is none. Answered by a `Filed`."""
+
+    name: int
+    labels: tuple[str, ...]
+    reason: str
+    meta: TensorMeta | None
+    value: bytes
+    failure: str
+    operation: str = ""
+
+
+class Listing(msgspec.Struct, frozen=True, tag=True):
+    """What has the client asked for? Answered by a `Filed`."""
+
+
+class Collecting(msgspec.Struct, frozen=True, tag=True):
+    """The client wants what was approved; answered by a `Collected`, or by a `Verdict` against it."""
+
+    id: str
+
+
+class Inviting(msgspec.Struct, frozen=True, tag=True):
+    """The client wants a letter; answered by an `Invited`."""
+
+
+class Sealing(msgspec.Struct, frozen=True, tag=True):
+    """A value is to move to whoever wrote the letter, or why there is none; answered by a `Boxed`."""
+
+    name: int
+    labels: tuple[str, ...]
+    letter: bytes
+    size: int
+    meta: TensorMeta | None
+    value: Bytes
+    failure: str
+    operation: str = ""
+
+
+class Unsealing(msgspec.Struct, frozen=True, tag=True):
+    """A box has come; answered by an `Unsealed`."""
+
+    box: Bytes
+
+
+class Invited(msgspec.Struct, frozen=True, tag=True):
+    letter: bytes
+
+
+class Boxed(msgspec.Struct, frozen=True, tag=True):
+    box: Bytes
+
+
+class Unsealed(msgspec.Struct, frozen=True, tag=True):
+    """What was in a box, and what the client may do with its labels."""
+
+    labels: tuple[str, ...]
+    grants: dict[str, Grant]
+    meta: TensorMeta | None
+    value: Bytes
+    failure: str
+
+
+class Verdict(msgspec.Struct, frozen=True, tag=True):
+    """The reason why not; empty where it is allowed."""
+
+    against: str = ""
+
+
+class Filed(msgspec.Struct, frozen=True, tag=True):
+    """The client's requests."""
+
+    releases: list[Release]
+
+
+class Collected(msgspec.Struct, frozen=True, tag=True):
+    """The value of a request, or why there is none."""
+
+    meta: TensorMeta | None
+    value: bytes
+    failure: str
 
 
 class Report(msgspec.Struct, frozen=True, tag=True):
@@ -51,5 +185,10 @@ class Reported(msgspec.Struct, frozen=True, tag=True):
     object_bytes: int
 
 
-FromServer = Assign | Report
-FromSession = Ready | Denial | Reported
+Question = Denial | Reading | Consumption | Asking | Listing | Collecting | Inviting | Sealing | Unsealing
+"""What a session's process asks of the owner, or tells."""
+
+Answer = Verdict | Filed | Collected | Invited | Boxed | Unsealed
+
+FromServer = Assign | Report | Answer
+FromSession = Ready | Reported | Question

@@ -27,6 +27,22 @@ MAX_RESULTS: Final = 65536
 
 MAX_DIMENSIONS: Final = 64
 
+MAX_RELEASE_BYTES: Final = 16 * 1024 * 1024
+"""Of one value that is released on request: the worker's owner keeps it until it is collected."""
+
+MAX_MOVED_BYTES: Final = 512 * 1024 * 1024
+"""Of a value that moves to another owner's worker: it is encrypted as a whole."""
+
+MAX_SEALED_BYTES: Final = MAX_MOVED_BYTES + 16 * 1024 * 1024
+"""Of the same, sealed, with what belongs to it."""
+
+MAX_LABELS: Final = 1000
+MAX_LABEL_CHARACTERS: Final = 500
+"""Of a value that moves to another owner's worker, which writes them down."""
+
+MAX_REASON_CHARACTERS: Final = 2000
+"""Of why a client asks for a release."""
+
 MAX_FAILURES: Final = 64
 """Failures that one acknowledgement names; each has up to three texts, and all must fit a message."""
 

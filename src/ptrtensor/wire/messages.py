@@ -3,12 +3,18 @@
 A message may have a payload, raw bytes that travel beside it: the values of a tensor, or a batch's commands.
 """
 
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from ptrtensor.wire.instruction import Instruction
 from ptrtensor.wire.metadata import TensorMeta
+
+Status = Literal["pending", "approved", "denied", "collected"]
+"""What became of a request for release."""
+
+Name = Annotated[int, msgspec.Meta(ge=0)]
+"""Of an object, as a client gives it. Those below zero are the worker's own."""
 
 
 class Settings(msgspec.Struct, frozen=True, array_like=True):
@@ -57,7 +63,7 @@ class Batch(msgspec.Struct, frozen=True, tag=True):
 class Put(msgspec.Struct, frozen=True, tag=True):
     """A tensor by value, in the payload. `host` keeps it in the worker's main memory."""
 
-    name: int
+    name: Name
     meta: TensorMeta
     host: bool = False
 
@@ -66,7 +72,7 @@ class Fetch(msgspec.Struct, frozen=True, tag=True):
     """`early`: no command changes the value any more, so it may be answered before those that wait [P7.1]."""
 
     request: int
-    name: int
+    name: Name
     early: bool = False
 
 
@@ -74,17 +80,17 @@ class Describe(msgspec.Struct, frozen=True, tag=True):
     """Ask for the metadata of the results that a command stored from `name` on."""
 
     request: int
-    name: int
+    name: Name
 
 
 class Hide(msgspec.Struct, frozen=True, tag=True):
     """Keep the object for the graph that needs it, but list it no more."""
 
-    name: int
+    name: Name
 
 
 class Annotate(msgspec.Struct, frozen=True, tag=True):
-    name: int
+    name: Name
     tags: tuple[str, ...]
     description: str
 
@@ -94,7 +100,7 @@ class Search(msgspec.Struct, frozen=True, tag=True):
 
     request: int
     tags: tuple[str, ...]
-    name: int
+    name: Name
 
 
 class Inventory(msgspec.Struct, frozen=True, tag=True):
@@ -138,6 +144,49 @@ class Measure(msgspec.Struct, frozen=True, tag=True):
 
     request: int
     on: bool
+
+
+class AskRelease(msgspec.Struct, frozen=True, tag=True):
+    """Ask the owner of the data to release a private value; answered by a `Releases` of that one."""
+
+    request: int
+    name: Name
+    reason: str
+
+
+class ListReleases(msgspec.Struct, frozen=True, tag=True):
+    """What has this client asked for, in this session and others?"""
+
+    request: int
+
+
+class CollectRelease(msgspec.Struct, frozen=True, tag=True):
+    """The value that the owner approved; it can be had once."""
+
+    request: int
+    id: str
+
+
+class Invite(msgspec.Struct, frozen=True, tag=True):
+    """Ask for a letter, with which another worker can seal a value for this one; answered by an `Invitation`."""
+
+    request: int
+
+
+class Seal(msgspec.Struct, frozen=True, tag=True):
+    """Seal a value for whoever wrote the letter; answered by a `Sealed`. `size`: its bytes, as predicted."""
+
+    request: int
+    name: Name
+    letter: bytes
+    size: int
+
+
+class Unseal(msgspec.Struct, frozen=True, tag=True):
+    """A sealed value, in the payload, under that name; answered by `Done`."""
+
+    request: int
+    name: Name
 
 
 class Bye(msgspec.Struct, frozen=True, tag=True):
@@ -219,6 +268,34 @@ class Denied(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
+class Release(msgspec.Struct, frozen=True, array_like=True):
+    """A request for a private value, and what became of it."""
+
+    id: str
+    status: Status
+    reason: str
+    asked: str
+    """When, as ISO 8601 in UTC."""
+    answer: str
+    """What the owner says to it."""
+
+
+class Releases(msgspec.Struct, frozen=True, tag=True):
+    request: int
+    releases: list[Release]
+
+
+class Invitation(msgspec.Struct, frozen=True, tag=True):
+    request: int
+    letter: bytes
+
+
+class Sealed(msgspec.Struct, frozen=True, tag=True):
+    """A value that only its addressee can read, in the payload."""
+
+    request: int
+
+
 class Done(msgspec.Struct, frozen=True, tag=True):
     request: int
 
@@ -272,6 +349,12 @@ ClientMessage = (
     | WriteGenerator
     | Statistics
     | Measure
+    | AskRelease
+    | ListReleases
+    | CollectRelease
+    | Invite
+    | Seal
+    | Unseal
     | Bye
 )
 WorkerMessage = (
@@ -283,6 +366,9 @@ WorkerMessage = (
     | Failed
     | Missing
     | Denied
+    | Releases
+    | Invitation
+    | Sealed
     | Done
     | Acknowledged
     | Counters
@@ -290,8 +376,13 @@ WorkerMessage = (
 )
 Message = ClientMessage | WorkerMessage
 
-Reply = Value | Described | Found | Failed | Missing | Denied | Done | Counters | Measured
+Reply = (
+    Value | Described | Found | Failed | Missing | Denied | Releases | Invitation | Sealed | Done | Counters | Measured
+)
 """The messages that answer a request, each by its number."""
 
 PAYLOAD_OF_TENSOR: Final = (Put, Value, WriteGenerator)
 """Messages whose payload is the value of the tensor that their `meta` describes."""
+
+SEALED_PAYLOAD: Final = (Sealed, Unseal)
+"""Messages whose payload only its addressee can read."""

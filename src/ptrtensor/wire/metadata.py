@@ -57,6 +57,14 @@ class TensorMeta(msgspec.Struct, frozen=True, eq=False, weakref=True, array_like
         """Bytes of the values, without gaps."""
         return self.elements * ITEM_BYTES[self.dtype]
 
+    @property
+    def extent(self) -> int:
+        """Bytes from the first value to the last, with the gaps."""
+        if 0 in self.shape:
+            return 0
+        last = sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        return (last + 1) * ITEM_BYTES[self.dtype]
+
     def same_as(self, other: "TensorMeta") -> bool:
         """Equality as [P5.4] has it: strides of dimensions of size 0 or 1 carry no meaning."""
         return (

@@ -7,12 +7,11 @@ from itertools import count, islice
 import torch
 from torch import Tensor
 
-from ptrtensor._torch.memory import meta_of, offset_of
 from ptrtensor.wire.control import Publication
 from ptrtensor.wire.limits import MAX_RESULTS
 from ptrtensor.wire.messages import Entry, Extent, Found, Search
 from ptrtensor.worker.publications import mapped
-from ptrtensor.worker.store import PUBLIC, Labels, Note, Store
+from ptrtensor.worker.store import PUBLIC, Note, Store, extent_of
 
 
 class Catalogue:
@@ -42,36 +41,48 @@ class Catalogue:
         entries: list[Entry] = []
         # The client reserved names for so many.
         found = islice(self._tagged(set(search.tags)), MAX_RESULTS)
-        for name, (tensor, note, labels) in enumerate(found, search.name):
+        for name, (tensor, note, kept, extent) in enumerate(found, search.name):
+            labels = PUBLIC if kept is None else self._store.labels.get(kept, PUBLIC)
+            self._store.drop(name)  # what a client gave this name before shares nothing with it
             self._store.objects[name] = tensor
             self._store.hidden.add(name)
             self._store.notes[name] = note
-            self._store.label(name, labels)
-            entries.append(self._entry(name, tensor))
+            if kept is not None:
+                self._store.unite((name, kept))
+                self._store.label(name, labels)
+            entries.append(Entry(name, extent, note.tags, note.description))
         return Found(search.request, entries)
 
-    def _tagged(self, wanted: set[str]) -> Iterator[tuple[Tensor, Note, Labels]]:
-        """What has all of these tags: the owner's first, then the client's own."""
+    def _tagged(self, wanted: set[str]) -> Iterator[tuple[Tensor, Note, int | None, Extent]]:
+        """What has all of these tags: the owner's first, with the names they are kept by, then the client's own."""
         for publication in self._publications.values():
             if wanted <= set(publication.tags):
                 name = self._kept.get(publication.name, 0)
                 tensor = self._store.objects.get(name)
                 if not isinstance(tensor, Tensor):  # not asked for yet, or poisoned by a write that failed
                     name, tensor = self._keep(publication)
-                note = Note(publication.tags, publication.description)
-                yield tensor, note, self._store.labels.get(name, PUBLIC)
+                # Of private data a write may change the shape.
+                is_private = name in self._store.labels
+                extent = Extent(publication.meta, 0) if is_private else extent_of(tensor)
+                yield tensor, Note(publication.tags, publication.description), name, extent
         for name, tensor in self._public().items():
             note = self._store.notes.get(name, Note())
             if note.tags and wanted <= set(note.tags):
-                yield tensor, note, PUBLIC
+                yield tensor, note, None, extent_of(tensor)
 
     def _keep(self, publication: Publication) -> tuple[int, Tensor]:
-        """All pointers to it share this memory."""
-        name = self._kept[publication.name] = next(self._numbers)
-        tensor = self._store.objects[name] = self._sources[publication.name]().to(self._device)
-        self._store.hidden.add(name)
+        """All pointers to it share this memory. Nobody sees that another one takes the place of what was poisoned."""
+        tensor = self._sources[publication.name]().to(self._device)
+        name, before = next(self._numbers), self._kept.get(publication.name)
         if publication.private:
             self._store.label(name, frozenset({publication.name}))
+        if before is not None:
+            self._store.label(name, self._store.labels.get(before, PUBLIC))
+            self._store.unite((name, before))
+            self._store.drop(before)
+        self._kept[publication.name] = name
+        self._store.objects[name] = tensor
+        self._store.hidden.add(name)
         return name, tensor
 
     def _public(self) -> dict[int, Tensor]:
@@ -81,7 +92,3 @@ class Catalogue:
     def _entry(self, name: int, tensor: Tensor) -> Entry:
         note = self._store.notes.get(name, Note())
         return Entry(name, extent_of(tensor), note.tags, note.description)
-
-
-def extent_of(tensor: Tensor) -> Extent:
-    return Extent(meta_of(tensor), offset_of(tensor))

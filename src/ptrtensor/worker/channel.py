@@ -7,9 +7,13 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from ptrtensor.errors import ProtocolError
 from ptrtensor.wire.control import FromServer, FromSession
 
 LENGTH: Final = struct.Struct("<I")
+
+MOST_BYTES: Final = 1024**3
+"""Of one message."""
 
 Incoming = TypeVar("Incoming")
 
@@ -24,39 +28,57 @@ class Channel(Generic[Incoming]):
         self.socket = sock
         self._decoder = decoder
         self._sending = threading.Lock()
+        self._announced: int | None = None
+        self._passed: socket.socket | None = None
 
     def send(self, message: Any, passed: socket.socket | None = None) -> None:
         """Send a message, and with it a socket that this process may close then.
 
         :raises OSError: the other process has ended.
         """
-        body = msgspec.msgpack.encode(message)
-        data = LENGTH.pack(len(body)) + body
+        body = memoryview(msgspec.msgpack.encode(message))
+        head = LENGTH.pack(len(body))
         with self._sending:
-            count = socket.send_fds(self.socket, [data], [] if passed is None else [passed.fileno()])
-            self.socket.sendall(data[count:])
+            count = socket.send_fds(self.socket, [head, body], [] if passed is None else [passed.fileno()])
+            self.socket.sendall(head[count:])
+            self.socket.sendall(body[max(0, count - len(head)) :])
+
+    def announced(self) -> int:
+        """The length of the next message, once it begins.
+
+        :raises EOFError: the other process has ended.
+        :raises ProtocolError: it is longer than any.
+        """
+        if self._announced is None:
+            head, descriptors, _, _ = socket.recv_fds(self.socket, LENGTH.size, 1)
+            if descriptors:
+                self._passed = socket.socket(fileno=descriptors[0])
+            if not head:
+                raise EOFError("the other process has ended")
+            (size,) = LENGTH.unpack(head + self._exactly(LENGTH.size - len(head)))
+            if size > MOST_BYTES:
+                raise ProtocolError(f"the other process announces a message of {size} bytes")
+            self._announced = size
+        return self._announced
 
     def receive(self) -> tuple[Incoming, socket.socket | None]:
         """The next message, and the socket that came along.
 
         :raises EOFError: the other process has ended.
         """
-        data, descriptors, _, _ = socket.recv_fds(self.socket, LENGTH.size, 1)
-        if not data:
-            raise EOFError("the other process has ended")
-        data += self._exactly(LENGTH.size - len(data))
-        (size,) = LENGTH.unpack(data)
-        message = self._decoder.decode(self._exactly(size))
-        return message, socket.socket(fileno=descriptors[0]) if descriptors else None
+        size = self.announced()
+        passed, self._announced, self._passed = self._passed, None, None
+        return self._decoder.decode(self._exactly(size)), passed
 
-    def _exactly(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            more = self.socket.recv(count - len(data))
+    def _exactly(self, count: int) -> bytearray:
+        data = bytearray(count)
+        rest = memoryview(data)
+        while rest:
+            more = self.socket.recv_into(rest)
             if not more:
                 raise EOFError("the other process has ended")
-            data += more
-        return bytes(data)
+            rest = rest[more:]
+        return data
 
     def close(self) -> None:
         self.socket.close()

@@ -3,6 +3,7 @@
 import contextlib
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from ptrtensor._torch.memory import meta_of
 from ptrtensor._torch.subclass import with_lazy_bits
-from ptrtensor.errors import ObjectNotFoundError, UnsupportedOpError
+from ptrtensor.errors import ObjectNotFoundError, PtrTensorError, UnsupportedOpError
 from ptrtensor.wire.limits import MAX_FAILURE_TEXT, MAX_RESULTS
 from ptrtensor.wire.messages import Failure
 from ptrtensor.worker.program import Fields, Program
 from ptrtensor.worker.randomness import Randomness
-from ptrtensor.worker.store import Outcome, Poison, Store, Value
+from ptrtensor.worker.store import Outcome, Poison, Store, Value, extent_of
 
 MAX_HELD_FAILURES: Final = 4096
 """Failures that wait to be reported; of those beyond, their results tell."""
@@ -24,12 +25,13 @@ INTERRUPTED: Final = "the operation was interrupted; what it writes may be half 
 
 
 class Executor:
-    def __init__(self, store: Store, randomness: Randomness) -> None:
+    def __init__(self, store: Store, randomness: Randomness, *, in_process: bool = False) -> None:
         self.failures: list[Failure] = []
         self.executed = 0
         """The sequence number of the command that runs next."""
         self.operations = 0
         """How many were run or skipped, drops not among them. Skipped ones count: which they are may be private."""
+        self._in_process = in_process
         self._store = store
         self._randomness = randomness
 
@@ -42,12 +44,14 @@ class Executor:
         objects = self._store.objects
         try:
             args, kwargs = program.arguments(fields, objects)
-        except KeyError:
-            self._skip(program, fields, sequence)
-            self.executed = sequence + 1
-            return
-        except Exception as error:  # a view that does not lie within its tensor
-            self.executed = sequence + 1
+        except Exception as error:
+            if self._is_interruption(error):
+                raise
+            if isinstance(error, KeyError):
+                self._skip(program, fields, sequence)
+                self.executed = sequence + 1
+                return
+            self.executed = sequence + 1  # a view that does not lie within its tensor
             self.operations += 1
             failure = Failure(sequence, program.instruction.op[:MAX_FAILURE_TEXT], *explain(error))
             self._report(failure)
@@ -78,13 +82,16 @@ class Executor:
             name = int(fields[-1])
             if program.instruction.expected is None:
                 written = [objects[int(fields[field])] for field in program.written_fields]
-                self._store.outcomes[name] = Outcome(fresh, [value for value in written if isinstance(value, Tensor)])
+                self._store.outcomes[name] = Outcome(
+                    [extent_of(value) if isinstance(value, Tensor) else value for value in fresh],
+                    [extent_of(value) for value in written if isinstance(value, Tensor)],
+                )
             for value in fresh:
                 if value is not None:
                     objects[name] = value
                 name += 1
         except BaseException as error:
-            interrupted = not isinstance(error, Exception)
+            interrupted = self._is_interruption(error)
             if self.executed > sequence:
                 what = program.describe(args, kwargs)[:MAX_FAILURE_TEXT]
                 failure = Failure(sequence, what, *explain(error))
@@ -94,10 +101,23 @@ class Executor:
             if interrupted:
                 raise
 
+    def refuse(self, program: Program, fields: Fields, sequence: int, error: PtrTensorError) -> None:
+        """Do not run it: the owner of the worker does not allow it. What it would write to is only held back."""
+        self.executed = sequence + 1
+        self.operations += 1
+        failure = Failure(sequence, program.instruction.op[:MAX_FAILURE_TEXT], f"{type(error).__name__}: {error}", "")
+        self._report(failure)
+        self._store.poison_storages(self._written(program, fields), failure, written=False)
+        self._poison_results(program, fields, failure)
+
     def poison(self, name: int, failure: Failure) -> None:
         """A value that could not be made, for a reason that is to be reported."""
         self._report(failure)
+        self._store.objects.pop(name, None)
         self._store.poisoned[name] = Poison(failure)
+
+    def _is_interruption(self, error: BaseException) -> bool:
+        return not isinstance(error, Exception) or (self._in_process and came_from_outside(error))
 
     def _draw(self, program: Program, args: Sequence[object], kwargs: dict[str, object], seed: int) -> object:
         if program.takes_generator:
@@ -204,6 +224,17 @@ def refuse_foreign(fresh: list[Value | None]) -> None:
             meta_of(value)  # refuses layouts that pointers do not have
         elif not isinstance(value, bool | int | float | None):
             raise UnsupportedOpError(f"it returned a {type(value).__name__}, which does not travel")
+
+
+LIBRARIES: Final = (f"{Path(torch.__file__).parent}/", f"{Path(__file__).parents[1]}/")
+
+
+def came_from_outside(error: BaseException) -> bool:
+    """Whether a signal handler raised it, in neither torch nor here: in this process it is the caller's."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and not trace.tb_frame.f_code.co_filename.startswith(LIBRARIES)
 
 
 def explain(error: BaseException) -> tuple[str, str]:

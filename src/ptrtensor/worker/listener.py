@@ -16,8 +16,9 @@ from ptrtensor.transport.addresses import LOOPBACK
 from ptrtensor.transport.base import Served
 from ptrtensor.transport.serving import refuse, serve
 from ptrtensor.wire.messages import ClientMessage, Hello, Refused
+from ptrtensor.worker.exits import Reply
 from ptrtensor.worker.identity import Identity
-from ptrtensor.worker.session import Reply, Session
+from ptrtensor.worker.session import Session
 
 
 class Gate:

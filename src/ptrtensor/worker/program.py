@@ -1,5 +1,6 @@
 """A program: an instruction bound to its operation, ready to run with the fields of a command."""
 
+import copy
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -25,8 +26,9 @@ from ptrtensor.wire.instruction import (
     fields_of,
     layout,
 )
-from ptrtensor.worker.operations import Operation, operation
-from ptrtensor.worker.store import Value
+from ptrtensor.worker.forms import misfit
+from ptrtensor.worker.operations import Operation, drawing, operation
+from ptrtensor.worker.store import Labels, Value
 
 Fields = tuple[Any, ...]
 """As `struct` unpacks them: floats where the layout says so, else integers."""
@@ -64,9 +66,12 @@ class Program:
         self.restrides = False
         self.settled: int | None = None
         """Once checked: whether it makes one result or none, so that nothing of it need be looked at any more."""
-        self._device = device
+        self.device = device
         try:
-            op = operation(instruction.op)
+            op = drawing(instruction.op) if instruction.draws else operation(instruction.op)
+            if op.draws and not instruction.draws:  # the generator of the process would tell who drew before
+                raise UnsupportedOpError(f"{instruction.op} draws random numbers, and no seed comes with it")
+            self._refuse_misfits(instruction, op)
         except UnsupportedOpError as error:
             op = Operation(refusing(error))
         self.kernel = op.kernel
@@ -75,6 +80,8 @@ class Program:
         self.stores = op.stores
         self.lists = op.lists
         self.makes_views = op.makes_views
+        self.shares = op.shares
+        self._twins: dict[Labels, Program] = {}
 
         self._positional: list[object] = []
         self._keywords: dict[str, object] = {}
@@ -98,6 +105,20 @@ class Program:
         if op.hidden_writes and not is_evaluating(instruction, op):
             self.touched_fields += [fields[name] for name in op.hidden_writes if fields.get(name) in self.object_fields]
         self.arguments = self._gather()
+
+    def _refuse_misfits(self, instruction: Instruction, op: Operation) -> None:
+        """:raises UnsupportedOpError: an argument is nothing that torch itself would take in its place."""
+        for name, argument in (*zip(op.names, instruction.positional, strict=False), *instruction.keywords.items()):
+            is_list = isinstance(argument, Items)
+            forms = [self._form(leaf) for leaf in (argument.items if isinstance(argument, Items) else [argument])]
+            if misfit(op.kinds.get(name, ""), forms if is_list else forms[0]):
+                raise UnsupportedOpError(f"{instruction.op} takes no such {name}")
+
+    def _form(self, leaf: Leaf) -> object:
+        """A constant; a number or something else in the place of a slot."""
+        if isinstance(leaf, SLOTS):
+            return 0 if isinstance(leaf, IntegerSlot | FloatSlot) else ...
+        return self._constant(leaf)
 
     def _bind(self, place: int | str, argument: Argument, field: int, written: bool) -> int:
         """Put a constant in place, or note which fields belong here; returns the number of the next field."""
@@ -155,7 +176,7 @@ class Program:
             case ComplexConstant(real, imaginary):
                 return complex(real, imaginary)
             case ComputeDevice():
-                return self._device
+                return self.device
             case NamedConstant(kind, name):
                 table = NAMED[kind]
                 if name not in table:
@@ -163,6 +184,19 @@ class Program:
                 return table[name]
             case _:
                 raise ProtocolError(f"a slot stands where a constant belongs: {leaf}")
+
+    def twin(self, labels: Labels) -> "Program":
+        """The same for private data alone: what is learned of a run depends on values, and shows in later runs."""
+        found = self._twins.get(labels)
+        if found is None:
+            found = self._twins[labels] = Program(self.instruction, self.device)
+        return found
+
+    def refused(self, reason: str) -> "Program":
+        """The same, which fails whenever it is run."""
+        found = copy.copy(self)
+        found.kernel = refusing(UnsupportedOpError(reason))
+        return found
 
     def settle(self) -> None:
         """Its results were found to be what the caller predicted; they will be again [P5.4]."""

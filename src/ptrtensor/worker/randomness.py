@@ -6,11 +6,15 @@ the caller hold here too. After `manual_seed(n)` one generator is used in order 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from ptrtensor._torch.randomness import GENERATOR_LOCK, default_generator
+
+SEED_STEP: Final = 0x9E3779B97F4A7C15
+"""Between the seeds of commands: 2 ** 64 by the golden ratio, as in SplitMix64 (Steele, Lea and Flood, 2014)."""
 
 
 class Randomness:
@@ -19,29 +23,33 @@ class Randomness:
         self._seeded = torch.Generator(device)
         self._sequence = torch.Generator(device)
         self._sequential = False
-        self._private = torch.Generator(device)
-        self._is_private = False
+        self._seed = 0
+        self._private_command: int | None = None
 
     @contextmanager
-    def privately(self) -> Iterator[None]:
-        """How much is drawn may depend on private values, and the state of the sequence would show it."""
-        self._is_private = True
+    def privately(self, sequence: int) -> Iterator[None]:
+        """How much is drawn may depend on private values, and the state of the sequence would show it: what the
+        command of this number draws has no effect on any other.
+        """
+        self._private_command = sequence
         try:
             yield
         finally:
-            self._is_private = False
+            self._private_command = None
 
     def manual_seed(self, seed: int | None) -> None:
         """Use one generator in order from `seed` on; None goes back to a seed for each command."""
         if seed is not None:
             self._sequence.manual_seed(seed)  # before the mode changes: torch may refuse the seed
-            self._private.manual_seed(seed)
+            self._seed = seed
         self._sequential = seed is not None
 
     def generator(self, seed: int) -> torch.Generator:
         """The generator for an operation that takes one. In sequential mode a seed of 0 means the next in order."""
         if self._sequential and seed == 0:
-            return self._private if self._is_private else self._sequence
+            if self._private_command is None:
+                return self._sequence
+            seed = (self._seed + SEED_STEP * (self._private_command + 1)) % 2**64
         return self._seeded.manual_seed(seed)
 
     @contextmanager

@@ -12,24 +12,23 @@ from typing import Final, assert_never
 import torch
 from torch import Tensor
 
-from ptrtensor._torch.memory import bytes_of, dense, meta_of, tensor_of
+from ptrtensor._torch.memory import tensor_of
 from ptrtensor._torch.state import isolated
-from ptrtensor.errors import ProtocolError, UnsupportedOpError
-from ptrtensor.wire.connection import Buffer
-from ptrtensor.wire.control import Publication
+from ptrtensor.errors import ProtocolError
+from ptrtensor.wire.control import Publication, Quota, Reported
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction
 from ptrtensor.wire.limits import MAX_FAILURES, MAX_INSTRUCTIONS, MAX_RESULTS
 from ptrtensor.wire.messages import (
     Acknowledged,
     Annotate,
+    AskRelease,
     Batch,
     Bye,
     ClientMessage,
+    CollectRelease,
     Configure,
     Counters,
-    Denied,
     Describe,
-    Described,
     Done,
     Failed,
     Failure,
@@ -38,33 +37,36 @@ from ptrtensor.wire.messages import (
     Hello,
     Hide,
     Inventory,
+    Invite,
+    ListReleases,
     ManualSeed,
     Measure,
     Measured,
-    Missing,
     Put,
     ReadGenerator,
     Recover,
+    Seal,
     Search,
     Statistics,
     Synchronize,
     Timing,
-    Value,
-    WorkerMessage,
+    Unseal,
     WriteGenerator,
 )
 from ptrtensor.wire.metadata import TensorMeta
-from ptrtensor.worker.catalogue import Catalogue, extent_of
-from ptrtensor.worker.executor import Executor, explain
+from ptrtensor.worker.catalogue import Catalogue
+from ptrtensor.worker.executor import Executor, came_from_outside, explain
+from ptrtensor.worker.exits import Exits, Reply, value_of
 from ptrtensor.worker.flags import ClientFlags
 from ptrtensor.worker.identity import Identity
-from ptrtensor.worker.privacy import Privacy
+from ptrtensor.worker.meter import Meter
+from ptrtensor.worker.moves import Moves
+from ptrtensor.worker.owner import Owner
+from ptrtensor.worker.privacy import Privacy, Run
 from ptrtensor.worker.program import Program
 from ptrtensor.worker.randomness import Randomness
 from ptrtensor.worker.stopwatch import Stopwatch
-from ptrtensor.worker.store import Labels, Note, Store
-
-Reply = tuple[WorkerMessage, Buffer | None]
+from ptrtensor.worker.store import Note, Store, occupied
 
 HOST: Final = torch.device("cpu")
 
@@ -77,20 +79,30 @@ class Session:
         identity: Identity,
         compute_device: str = "cpu",
         publications: Sequence[Publication] = (),
-        denied: Callable[[str, Labels], None] | None = None,
+        owner: Owner | None = None,
+        quota: Quota = Quota(),  # noqa: B008
+        *,
+        in_process: bool = False,
     ) -> None:
-        """`denied` hears of each request that is denied: what was asked for, and the labels of it."""
+        """`owner` says what may leave; by default nothing that is private. `in_process`: the client is in this process,
+        and its signal handlers raise here.
+        """
+        self._in_process = in_process
         self.store = Store()
         self.closed = False
         self._pause: Callable[[], None] | None = None
         self._identity = identity
-        self._denied = denied
+        self._owner = Owner() if owner is None else owner
         self._device = torch.device(compute_device)
         self._randomness = Randomness(self._device)
-        self._executor = Executor(self.store, self._randomness)
-        self._privacy = Privacy(self.store, self._executor, self._randomness)
+        self._executor = Executor(self.store, self._randomness, in_process=in_process)
+        self._privacy = Privacy(self.store, self._executor, self._randomness, self._owner)
+        self._exits = Exits(self.store, self._owner)
+        self._meter = Meter(quota, self.store, self._executor, self._owner)
+        self._moves = Moves(self.store, self._executor, self._owner, self._meter)
         self._catalogue = Catalogue(self.store, self._device, publications)
         self._acknowledged = 0
+        self._reported: list[Failure] = []
         self._programs: dict[int, Program] = {}
         self._flags = ClientFlags()
         self._stopwatch: Stopwatch | None = None
@@ -119,24 +131,33 @@ class Session:
             case Hello():
                 return [(self._identity.greet(message, str(self._device)), None)]
             case Batch():
+                # It came before, so its sender may not have had what was said of it [P7.2].
+                again = [failure for failure in self._reported if failure.sequence >= message.first]
                 with nullcontext() if forgets_only(payload) else self._flags.applied():
                     self._run(message, payload)
+                self._executor.failures[:0] = again
                 return self._acknowledge()
             case Put():
                 self._put(message, payload)
                 return []
             case Fetch():
-                return [self._fetch(message)]
+                return [self._exits.fetch(message)]
             case Describe():
-                return [(self._describe(message), None)]
+                return [(self._exits.describe(message), None)]
             case Hide(name):
-                self.store.hidden.add(name)
+                if self.store.is_known(name):
+                    self.store.hidden.add(name)
                 return []
             case Annotate(name, tags, description):
-                self.store.notes[name] = Note(tags, description)
+                if self.store.is_known(name):
+                    self.store.notes[name] = Note(tags, description)
                 return []
             case Search():
-                return [(self._catalogue.search(message), None)]
+                return [(self._search(message), None)]
+            case Invite() | Seal() | Unseal():
+                return [self._moves.handle(message, payload)]
+            case AskRelease() | ListReleases() | CollectRelease():
+                return [self._exits.release(message)]
             case Inventory(request):
                 return [(Found(request, self._catalogue.entries()), None)]
             case Synchronize(request):
@@ -152,7 +173,7 @@ class Session:
                 self._randomness.manual_seed(seed)
                 return []
             case ReadGenerator(request):
-                return [self._value(request, self._randomness.state)]
+                return [value_of(request, self._randomness.state)]
             case WriteGenerator(meta):
                 self._write_generator(meta, payload)
                 return []
@@ -174,7 +195,8 @@ class Session:
         if batch.first > self._executor.executed:
             raise ProtocolError(f"the client skipped from command {self._executor.executed} to {batch.first}")
         programs, executor, drop, pause = self._programs, self._executor, self.store.drop, self._pause
-        run = self._privacy.guarding(executor.run if self._stopwatch is None else self._stopwatch.run)
+        run: Run = executor.run if self._stopwatch is None else self._stopwatch.run
+        run = self._meter.guarding(self._privacy.guarding(run))
         sequence, offset, end = batch.first, 0, len(commands)
         while offset < end:
             try:
@@ -197,9 +219,11 @@ class Session:
                     # [P7.2]: what was run before an interruption is not run again.
                     if sequence >= executor.executed:
                         run(program, fields, sequence)
-            except KeyError:
-                raise ProtocolError("the client used an instruction that it never defined") from None
-            except (struct.error, ValueError, TypeError, OverflowError) as error:
+            except (KeyError, struct.error, ValueError, TypeError, OverflowError) as error:
+                if self._in_process and came_from_outside(error):
+                    raise
+                if isinstance(error, KeyError):
+                    raise ProtocolError("the client used an instruction that it never defined") from None
                 raise ProtocolError(f"the client sent a batch that cannot be read: {error}") from error
             sequence += 1
             if pause is not None:
@@ -221,7 +245,8 @@ class Session:
         """What has run, and all that failed [P7.4]. Only the last message says how far it got: who reads those before
         must still know which calls they were.
         """
-        failures, self._executor.failures = self._executor.failures, []
+        failures = self._reported = self._executor.failures
+        self._executor.failures = []
         replies: list[Reply] = []
         while len(failures) > MAX_FAILURES:
             replies.append((Acknowledged(self._acknowledged, failures[:MAX_FAILURES]), None))
@@ -238,55 +263,23 @@ class Session:
     def _put(self, put: Put, payload: memoryview) -> None:
         device = HOST if put.host else self._device
         try:
-            self.store.objects[put.name] = tensor_of(put.meta, payload).to(device)
-        except Exception as error:  # out of memory, or strides that overlap
+            self._meter.check_room()
+            tensor = tensor_of(put.meta, payload).to(device)
+            self.store.drop(put.name)  # what a client gave this name before shares nothing with it
+            self.store.objects[put.name] = tensor
+        except ProtocolError:
+            raise
+        except Exception as error:  # out of memory, over the quota, or strides that overlap
             self._executor.poison(put.name, Failure(-put.name, f"send {put.meta}", *explain(error)))
 
-    def _fetch(self, fetch: Fetch) -> Reply:
-        if labels := self.store.labels.get(fetch.name):
-            return self._deny(fetch.request, "the value", labels), None
-        poison = self.store.poisoned.get(fetch.name)
-        if poison is not None:
-            return Failed(fetch.request, poison.failure), None
-        value = self.store.objects.get(fetch.name)
-        if value is None:
-            return Missing(fetch.request, fetch.name), None
-        if not isinstance(value, Tensor):
-            return Value(fetch.request, scalar=value), None
+    def _search(self, search: Search) -> Found | Failed:
         try:
-            return self._value(fetch.request, value)
-        except Exception as error:
-            return Failed(fetch.request, Failure(-fetch.name, "get", *explain(error))), None
-
-    def _deny(self, request: int, what: str, labels: Labels) -> Denied:
-        if self._denied is not None:
-            self._denied(what, labels)
-        made_of = ", ".join(sorted(labels))
-        return Denied(
-            request, f"{what} is private, since it was computed from {made_of}: its owner has not allowed it to leave"
-        )
-
-    def _value(self, request: int, tensor: Tensor) -> Reply:
-        plain = dense(tensor).to(HOST)
-        return Value(request, meta_of(plain)), bytes_of(plain)
-
-    def _describe(self, describe: Describe) -> Described | Denied | Failed | Missing:
-        if labels := self.store.labels.get(describe.name):
-            return self._deny(describe.request, "what depends on values (a shape, or whether it worked)", labels)
-        poison = self.store.poisoned.get(describe.name)
-        if poison is not None:
-            return Failed(describe.request, poison.failure)
-        outcome = self.store.outcomes.pop(describe.name, None)
-        if outcome is None:
-            return Missing(describe.request, describe.name)
-        try:
-            return Described(
-                describe.request,
-                [extent_of(value) if isinstance(value, Tensor) else None for value in outcome.fresh],
-                [extent_of(value) for value in outcome.written],
-            )
-        except UnsupportedOpError as error:
-            return Failed(describe.request, Failure(-describe.name, "result", *explain(error)))
+            self._meter.check_room()
+            return self._catalogue.search(search)
+        except ProtocolError:
+            raise
+        except Exception as error:  # over the quota, out of memory, or a file that is gone
+            return Failed(search.request, Failure(0, "search", *explain(error)))
 
     def _write_generator(self, meta: TensorMeta, payload: memoryview) -> None:
         try:
@@ -302,19 +295,18 @@ class Session:
     def count(self, request: int) -> Counters:
         """Of private objects neither number nor size: what failed is not there, and a size may depend on values."""
         labels = self.store.labels
-        tensors = [
-            value
-            for name, value in list(self.store.objects.items())
-            if isinstance(value, Tensor) and name not in labels
-        ]
-        storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
         return Counters(
             request,
             self._executor.executed,
             self._executor.operations,
-            len(tensors),
-            sum(storages.values()),
+            *occupied(value for name, value in list(self.store.objects.items()) if name not in labels),
             len([name for name in list(self.store.poisoned) if name not in labels]),
+        )
+
+    def report(self) -> Reported:
+        """For the owner, of all that is here. Called by any thread."""
+        return Reported(
+            self._executor.executed, self._executor.operations, *occupied(list(self.store.objects.values()))
         )
 
 

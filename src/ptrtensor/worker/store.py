@@ -1,13 +1,14 @@
 """What one session's worker holds: names and the values under them, and which of them are poisoned."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final
 
 from torch import Tensor
 
-from ptrtensor._torch.memory import storage_key
-from ptrtensor.wire.messages import Failure
+from ptrtensor._torch.memory import meta_of, offset_of, storage_key
+from ptrtensor.wire.messages import Extent, Failure
 
 Value = Tensor | bool | int | float
 
@@ -23,6 +24,8 @@ class Poison:
 
     failure: Failure
     value: Value | None = None
+    room: Tensor | None = None
+    """The memory that a private value takes, or would take: nobody is to notice that it is not there."""
 
 
 @dataclass(slots=True)
@@ -33,10 +36,12 @@ class Note:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a command left whose caller could not predict it, and will ask."""
+    """What a command left whose caller could not predict it, and will ask: as it was then, for a later command may
+    make a secret of it.
+    """
 
-    fresh: list[Value | None]
-    written: list[Tensor]
+    fresh: list[Extent | bool | int | float | None]
+    written: list[Extent]
 
 
 @dataclass(slots=True)
@@ -50,6 +55,10 @@ class Store:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     labels: dict[int, Labels] = field(default_factory=dict)
     """Of what is private."""
+    origins: dict[int, str] = field(default_factory=dict)
+    """The operation that made what is private, or was the last to write to it: for the owner."""
+    families: dict[int, set[int]] = field(default_factory=dict)
+    """Names that may share memory, so far as private operations had to do with them: also if those failed."""
 
     def drop(self, name: int) -> None:
         """Forget a name; unknown ones are none of our business [P5.6]."""
@@ -59,9 +68,13 @@ class Store:
         self.notes.pop(name, None)
         self.outcomes.pop(name, None)
         self.labels.pop(name, None)
+        self.origins.pop(name, None)
+        if self.families and (family := self.families.pop(name, None)):
+            family.discard(name)
 
     def clear(self) -> None:
-        for names in (self.objects, self.poisoned, self.hidden, self.notes, self.outcomes, self.labels):
+        kept = (self.objects, self.poisoned, self.hidden, self.notes, self.outcomes, self.labels, self.families)
+        for names in (*kept, self.origins):
             names.clear()
 
     def poison_storages(self, names: set[int], failure: Failure, *, written: bool) -> None:
@@ -71,12 +84,26 @@ class Store:
         for name, value in list(self.objects.items()):
             if isinstance(value, Tensor) and storage_key(value) in storages:
                 del self.objects[name]
-                self.poisoned[name] = Poison(failure, None if written else value)
+                held, room = (None, value) if written else (value, None)
+                self.poisoned[name] = Poison(failure, held, room if name in self.labels else None)
 
     def label(self, name: int, labels: Labels) -> None:
         """It is private, for these too."""
         if labels:
             self.labels[name] = self.labels.get(name, PUBLIC) | labels
+
+    def unite(self, names: Iterable[int]) -> None:
+        """These may share memory from now on, and with them whatever may share it with one of them."""
+        united = set(names)
+        found = {id(family): family for name in united if (family := self.families.get(name)) is not None}
+        largest = max(found.values(), key=len, default=set[int]())
+        for family in (united, *found.values()):
+            if family is not largest:
+                largest |= family
+                self.families.update(dict.fromkeys(family, largest))
+
+    def is_known(self, name: int) -> bool:
+        return name in self.objects or name in self.poisoned or name in self.labels
 
     def kept(self, name: int) -> Value | None:
         """Its value, also where that is held back."""
@@ -98,8 +125,20 @@ class Store:
                 self.objects[name] = poison.value
 
     def listed(self) -> dict[int, Tensor]:
+        """In the order of their names: that in which they came may tell which private ones were there before."""
         return {
             name: value
-            for name, value in list(self.objects.items())
+            for name, value in sorted(self.objects.items(), key=itemgetter(0))
             if isinstance(value, Tensor) and name not in self.hidden
         }
+
+
+def extent_of(tensor: Tensor) -> Extent:
+    return Extent(meta_of(tensor), offset_of(tensor))
+
+
+def occupied(values: Iterable[Value]) -> tuple[int, int]:
+    """How many of these are tensors, and how many bytes their storages have together."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+    return len(tensors), sum(storages.values())

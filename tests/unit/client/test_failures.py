@@ -3,7 +3,7 @@
 import pytest
 
 from ptrtensor.client.callsite import CallSite
-from ptrtensor.client.failures import MAX_UNSEEN, Failures
+from ptrtensor.client.failures import MAX_FAILED_SITES, MAX_UNSEEN, Failures
 from ptrtensor.errors import RemoteOpError
 from ptrtensor.wire.messages import Failure
 
@@ -53,3 +53,36 @@ def test_of_very_many_only_the_number_is_kept() -> None:
         failures.raise_unseen()
     assert caught.value.__notes__[-1] == f"and {MAX_UNSEEN + 20 - 6} more failures"
     failures.raise_unseen()
+
+
+def test_those_whose_texts_are_not_kept_are_told_of_too() -> None:
+    failures = Failures("bob")
+    everything = [failure(sequence) for sequence in range(MAX_UNSEEN + 20)]
+    failures.acknowledge(len(everything), everything)
+    for seen in everything[:MAX_UNSEEN]:
+        failures.error(seen)
+    with pytest.raises(RemoteOpError, match="texts were not kept") as caught:
+        failures.raise_unseen()
+    assert caught.value.__notes__ == ["and 20 more failures"]
+    failures.raise_unseen()
+
+
+def test_what_was_seen_is_not_among_the_many() -> None:
+    failures = Failures("bob")
+    everything = [failure(sequence) for sequence in range(MAX_UNSEEN + 20)]
+    failures.acknowledge(len(everything), everything)
+    failures.acknowledge(len(everything), everything)  # the same again
+    for seen in everything:
+        failures.error(seen)
+    failures.raise_unseen()
+
+
+def test_the_line_of_what_is_raised_is_kept() -> None:
+    failures = Failures("bob")
+    count = MAX_FAILED_SITES + 200
+    for sequence in range(count):
+        failures.issued(sequence, site(sequence))
+    failures.acknowledge(count, [failure(sequence) for sequence in range(count)])
+    with pytest.raises(RemoteOpError, match="line 0, "):
+        failures.raise_unseen()
+    assert len(failures._failed_sites) == MAX_FAILED_SITES

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -101,22 +103,51 @@ def test_a_folder_is_no_log(tmp_path: Path) -> None:
         list(records(tmp_path / "none"))
 
 
-@pytest.mark.parametrize("taken", [None, 10])
+@pytest.mark.parametrize("taken", [None, 0, 10])
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int | None) -> None:
-    """Nothing written, or a part."""
+    """Nothing written, or a part, which does not stay; with room again a server goes on."""
     audit = Audit(tmp_path / "audit.jsonl")
     audit.record("server started")
+    write = os.write
 
     def full(descriptor: int, data: bytes) -> int:
         if taken is None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return taken
+        return write(descriptor, data[:taken])
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", full)
         with pytest.raises(AuditError, match="No space left|the disk is full"):
             audit.record("denied")
     audit.close()
+    audit = Audit(tmp_path / "audit.jsonl")
+    audit.record("server started")
+    audit.close()
+    assert len(list(records(tmp_path / "audit.jsonl"))) == 2
+
+
+SECOND = """
+import sys
+from pathlib import Path
+from ptrtensor.owner.audit import Audit
+Audit(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such locks")
+def test_a_log_has_one_writer(log: Path) -> None:
+    before = log.read_bytes()
+    audit = Audit(log)
+    second = subprocess.run([sys.executable, "-c", SECOND, str(log)], capture_output=True, text=True, timeout=60)
+    assert f"the audit log {log} is written by another server: each needs one of its own" in second.stderr
+    with pytest.raises(AuditError, match="written by another server") as caught:
+        Audit(log)
+    assert "name another file with --audit" in caught.value.__notes__[0]
+    assert len(list(records(log))) == 5, "to read it is open to all"
+    audit.record("server started")
+    audit.close()
+    assert log.read_bytes().startswith(before)
+    Audit(log).close()
 
 
 def test_threads_write_whole_lines(tmp_path: Path) -> None:

@@ -685,6 +685,18 @@ def test_one_bad_file_of_a_directory_is_named(datasets: Datasets, tmp_path: Path
         datasets.add(tmp_path)
 
 
+@pytest.mark.parametrize("what", ["file", "key"])
+def test_nothing_is_called_as_if_it_were_another_worker_s(datasets: Datasets, tmp_path: Path, what: str) -> None:
+    """Such labels may go home to that worker."""
+    if what == "file":
+        path = write(tmp_path / "alice:trial.npy", npy(np.arange(3)))
+    else:
+        path = write(tmp_path / "x.safetensors", safetensors({"10:00": entry()}, bytes(8)))
+    with pytest.raises(DatasetError, match="':' stands behind another worker's name: rename it"):
+        datasets.add(path)
+    assert datasets.publications == ()
+
+
 @pytest.mark.parametrize("again", ["same file", "same name", "key"])
 def test_two_tensors_of_one_name(datasets: Datasets, tmp_path: Path, again: str) -> None:
     first = write(tmp_path / "x.npy", npy(np.arange(3)))

@@ -23,6 +23,7 @@ from ptrtensor.transport.resumable import (
     KEPT_BYTES,
     OFFSET,
     PING,
+    PONG,
     Data,
     End,
     Kind,
@@ -38,7 +39,7 @@ DEADLINE: Final = 20.0
 
 NEVER: Final = 3600.0
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -306,6 +307,54 @@ def test_stop_before_there_is_a_connection() -> None:
         with played(one) as (sock, running):
             assert running.result(DEADLINE)
             assert read_rest(sock) == end("stopped")
+
+
+@contextlib.contextmanager
+def flooded(sock: socket.socket, frames: bytes) -> Iterator[None]:
+    """The peer sends these on and on, faster than they can be read."""
+    over = threading.Event()
+
+    def flood() -> None:
+        with contextlib.suppress(OSError):
+            while not over.is_set():
+                sock.sendall(frames)
+
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(flood)
+        try:
+            yield
+        finally:
+            over.set()
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sending.result(DEADLINE)
+
+
+@pytest.mark.parametrize("frame", [PING, data_frame(b""), received_frame(0)], ids=["ping", "data", "received"])
+def test_a_peer_that_sends_on_and_on_does_not_keep_it_from_the_rest(frame: bytes) -> None:
+    """It can be stopped, for one."""
+    with side(why=lambda: "enough") as one, played(one) as (sock, running):
+        with flooded(sock, frame * 50_000):
+            peer = Peer(sock)
+            assert not wait([running], 0.1).done
+            one.relay.stop()
+            peer.read_until(lambda: peer.reason == "enough")
+            assert running.result(DEADLINE)
+
+
+def test_a_peer_that_never_takes_the_end_is_given_up() -> None:
+    """Though it goes on giving signs of life."""
+    with side(keep_alive_seconds=0.2) as one, played(one) as (sock, running):
+        one.app.settimeout(0.1)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                one.app.send(bytes(CHUNK_BYTES))
+        one.relay.stop()
+        while not running.done():
+            with contextlib.suppress(OSError):
+                sock.sendall(PONG)
+            wait([running], 0.05)
+        assert isinstance(running.exception(DEADLINE), TimeoutError)
 
 
 def test_stop_is_heard_by_a_peer_that_has_acknowledged_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

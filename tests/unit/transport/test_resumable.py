@@ -1,6 +1,8 @@
 """The link: any split of the bytes gives the same events, and a stream cut anywhere has each byte exactly once."""
 
 import itertools
+import random
+import tracemalloc
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -288,6 +290,35 @@ def test_what_is_sent_again_comes_in_small_pieces_first(received: int) -> None:
     small = list(itertools.takewhile(lambda length: length <= PIECE_BYTES, lengths))
     assert sum(small) >= min(CAREFUL_BYTES, len(data) - received)
     assert len(frames) - len(small) <= 3, "the rest is cut up too"
+
+
+def test_many_small_chunks_take_little_more_memory_than_their_bytes() -> None:
+    """A peer that asks for a little again and again, and never says that it has it."""
+    link, data = Link(), random.Random(0).randbytes(3_000_000)
+    tracemalloc.start()
+    try:
+        for place in range(0, len(data), 30):
+            link.send(memoryview(data[place : place + 30]))
+        assert tracemalloc.get_traced_memory()[0] < 2 * len(data)
+    finally:
+        tracemalloc.stop()
+    peer = Link()
+    peer.received = 1000
+    assert stream(seen(peer, map(bytes, link.resume(1000)))) == data[1000:]
+    assert seen(link, [received_frame(2_000_000)]) == []
+    assert len(data) - 2_000_000 <= link.kept < len(data) - 2_000_000 + 2 * JOINED_BELOW_BYTES
+
+
+def test_large_chunks_among_small_ones_stay_as_they_are_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resumable, "MANY_CHUNKS", 10)
+    monkeypatch.setattr(resumable, "JOINED_BELOW_BYTES", 8)
+    chance, link = random.Random(1), Link()
+    chunks = [chance.randbytes(chance.choice([1, 2, 7, 8, 9, 20])) for _ in range(500)]
+    sent(link, *chunks)
+    for received in (0, 1, 500, 1000, link.kept):
+        peer = Link()
+        peer.received = received
+        assert stream(seen(peer, map(bytes, link.resume(received)))) == b"".join(chunks)[received:]
 
 
 # --- cut and resumed

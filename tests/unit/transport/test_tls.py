@@ -1,6 +1,7 @@
 """Mutual TLS: who is let in, who is not, and who the other side turned out to be."""
 
 import contextlib
+import os
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
@@ -257,6 +258,26 @@ def test_an_identity_has_one_key(bob: Path, alice: Path, count: int) -> None:
         (bob / f"{number}.key").write_text("")
     with pytest.raises(IdentityError, match=f"has {count} files .* Make an identity with: ptrtensor keys new NAME"):
         context(mine, server=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o601])
+def test_a_key_that_others_can_read_is_refused(bob: Path, alice: Path, mode: int) -> None:
+    mine = credentials(bob, alice)
+    (bob / "bob.key").chmod(mode)
+    with pytest.raises(IdentityError, match=rf"mode {mode:04o}.*protect it: chmod 600 {bob / 'bob.key'}\."):
+        context(mine, server=True)
+    for private in (0o600, 0o400, 0o700):
+        (bob / "bob.key").chmod(private)
+        context(mine, server=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_another_user_s_key_was_given_to_be_read(bob: Path, alice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a service's is, which belongs to root and to its group."""
+    (bob / "bob.key").chmod(0o640)
+    monkeypatch.setattr(os, "getuid", lambda: 2**20)
+    context(credentials(bob, alice), server=True)
 
 
 @pytest.mark.parametrize("what", ["absent", "a file"])

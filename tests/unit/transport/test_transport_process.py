@@ -24,7 +24,7 @@ from ptrtensor.version import __version__
 from ptrtensor.wire.limits import PROTOCOL_VERSION
 from ptrtensor.wire.messages import Acknowledged, Done, Hello, Refused, Synchronize, Welcome
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(240)
 
 KINDS = pytest.mark.parametrize("unix", [True, False], ids=["unix", "tcp"])
 

@@ -40,7 +40,7 @@ from ptrtensor.wire.messages import (
 Pair = Callable[[], tuple[socket.socket, socket.socket]]
 PACKAGE = str(Path(ptrtensor.__file__).parent)
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(params=[unix_pair, tcp_pair], ids=["unix", "tcp"])

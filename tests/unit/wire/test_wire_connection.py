@@ -408,15 +408,30 @@ def test_lengths_are_refused_before_memory_is_reserved(data: bytes) -> None:
     assert reserved() - before < 64 * 1024**2
 
 
-def test_a_payload_for_which_there_is_no_memory_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [1, 100_000, 1_000_000])
+def test_a_value_for_which_there_is_no_memory_is_passed_over(size: int) -> None:
+    """And what comes behind it is read on."""
+
+    def allocate(size: int) -> memoryview:
+        raise MessageTooLargeError(f"no {size} bytes")
+
+    connection = worker_connection(allocate)
+    connection.receive_data(frame(HELLO))
+    put = frame(Put(1, TensorMeta((size,), (1,), "int8")), bytes(size))
+    connection.receive_data(put + frame(Fetch(1, 1)) + put[:-1])
+    assert [(type(event.message), len(event.payload)) for event in connection.events][1:] == [(Put, 0), (Fetch, 0)]
+    assert connection.partial == (size - 1, size)
+
+
+def test_a_batch_for_which_there_is_no_memory_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     def reserve(*arguments: object) -> None:
         raise MemoryError
 
     connection = at_worker()
     monkeypatch.setattr(connection_module, "bytearray", reserve, raising=False)
-    size = 60 * 1024**3
+    size = 1024**2
     with pytest.raises(MessageTooLargeError, match=f"{size} bytes"):
-        connection.receive_data(raw_frame(frame(Put(1, TensorMeta((size,), (1,), "int8")))[16:], payload_bytes=size))
+        connection.receive_data(raw_frame(frame(Batch(0, 0, []))[16:], payload_bytes=size))
 
 
 # --- properties

@@ -16,6 +16,7 @@ from wire_samples import (
 
 from ptrtensor.wire.messages import (
     PAYLOAD_OF_TENSOR,
+    SEALED_PAYLOAD,
     Annotate,
     Batch,
     ClientMessage,
@@ -73,9 +74,9 @@ def test_messages_cannot_be_changed(sample: Sample) -> None:
 
 
 @pytest.mark.parametrize("sample", FROM_CLIENT + FROM_WORKER, ids=name_of)
-def test_only_tensors_and_batches_have_a_payload(sample: Sample) -> None:
+def test_only_values_and_batches_have_a_payload(sample: Sample) -> None:
     message, payload = sample
-    assert bool(payload) == isinstance(message, (Batch, *PAYLOAD_OF_TENSOR))
+    assert bool(payload) == isinstance(message, (Batch, *PAYLOAD_OF_TENSOR, *SEALED_PAYLOAD))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,14 @@ def test_only_tensors_and_batches_have_a_payload(sample: Sample) -> None:
 def test_anything_else_is_none_of_the_messages(message: object) -> None:
     with pytest.raises(msgspec.ValidationError):
         from_client.decode(msgspec.msgpack.encode(message))
+
+
+@pytest.mark.parametrize("sample", [s for s in FROM_CLIENT if hasattr(s[0], "name")], ids=name_of)
+def test_names_below_zero_are_the_worker_s_own(sample: Sample) -> None:
+    """Published tensors are kept under them."""
+    message, _ = sample
+    with pytest.raises(msgspec.ValidationError, match=r"Expected `int` >= 0 - at `\$.name`"):
+        from_client.decode(msgspec.msgpack.encode(msgspec.structs.replace(message, name=-1)))
 
 
 def test_an_unknown_field_is_passed_over() -> None:

@@ -170,3 +170,18 @@ def test_check_refuses(meta: TensorMeta) -> None:
 
 def test_as_many_dimensions_as_allowed_pass() -> None:
     TensorMeta((1,) * MAX_DIMENSIONS, (1,) * MAX_DIMENSIONS, "int8").check()
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "extent"),
+    [
+        ((), (), 4),
+        ((3,), (1,), 12),
+        ((2, 3), (3, 1), 24),
+        ((2, 3), (100, 1), 412),
+        ((5,), (0,), 4),
+        ((2, 0), (9, 1), 0),
+    ],
+)
+def test_the_extent_has_the_gaps(shape: tuple[int, ...], stride: tuple[int, ...], extent: int) -> None:
+    assert TensorMeta(shape, stride, "float32").extent == extent

@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -10,9 +11,10 @@ from typing import Final
 import msgspec
 import pytest
 
-from ptrtensor.wire.control import Assign, FromServer, FromSession, Publication, Ready, Report, Reported
+from ptrtensor.errors import ProtocolError
+from ptrtensor.wire.control import Assign, FromServer, FromSession, Publication, Ready, Report, Reported, Unsealing
 from ptrtensor.wire.metadata import intern
-from ptrtensor.worker.channel import LENGTH, Channel, from_server, from_session
+from ptrtensor.worker.channel import LENGTH, MOST_BYTES, Channel, from_server, from_session
 
 DEADLINE: Final = 20.0
 
@@ -165,3 +167,29 @@ def test_what_the_other_side_says_is_no_message_of_this_side(pair: Pair, message
     server.send(message)
     with pytest.raises(msgspec.ValidationError):
         session.receive()
+
+
+def test_what_is_large_is_taken_as_it_comes_and_once(pair: Pair) -> None:
+    """However many pieces it comes in."""
+    server, session = pair
+    size = 8 * 2**20
+    value = os.urandom(size)
+    with ThreadPoolExecutor(1) as thread:
+        sent = thread.submit(session.send, Unsealing(value))
+        assert server.announced() == server.announced() > size
+        tracemalloc.start()
+        try:
+            message, _ = server.receive()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        sent.result(DEADLINE)
+    assert isinstance(message, Unsealing) and message.box == value
+    assert peak < 1.2 * size
+
+
+def test_what_is_longer_than_any_message_is_none(pair: Pair) -> None:
+    server, session = pair
+    session.socket.sendall(LENGTH.pack(MOST_BYTES + 1))
+    with pytest.raises(ProtocolError, match="announces a message of 1073741825 bytes"):
+        server.receive()

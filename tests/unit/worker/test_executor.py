@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ptrtensor._torch.memory import meta_of
 from ptrtensor.wire import messages
+from ptrtensor.worker.identity import Identity
+from ptrtensor.worker.session import Session
 
 A = torch.arange(6.0).reshape(2, 3)
 UNDEFINED = None
@@ -422,3 +424,25 @@ def test_an_interrupted_operation_is_poisoned_and_the_interruption_goes_on(monke
     hand.post([(None, hand.command(defined, 51)[1])])  # as a client does that does not know what was run
     assert hand.state(target) == "x" and "interrupted" in hand.why(target)
     assert hand.failures == []  # whoever pressed Ctrl-C knows of it
+
+
+def test_a_missing_key_of_the_caller_s_own_is_no_missing_object() -> None:
+    """A signal handler of the program raises it, in this process, while arguments are looked up."""
+    hand = ByHand(Session(Identity("bob", "0", str(torch.__version__)), in_process=True))
+    target = hand.put(torch.zeros(2))
+    defined = hand.define(aten.add_.Tensor, At(target), Field(1))
+    hand.post([hand.command(defined, 50)])
+    program = hand.session._programs[defined[0].number]
+    arguments = program.arguments
+
+    def interrupted(*args: object) -> object:
+        raise KeyError("of a signal handler")
+
+    program.arguments = interrupted  # type: ignore[assignment]
+    sequence = hand.sequence
+    with pytest.raises(KeyError, match="of a signal handler"):
+        hand.post([(None, hand.command(defined, 51)[1])])
+    program.arguments = arguments
+    hand.sequence = sequence
+    hand.post([(None, hand.command(defined, 51)[1])])
+    assert hand.fetch(target).tolist() == [2, 2]

@@ -247,6 +247,18 @@ def test_a_command_that_comes_again_is_not_run_again(resent: list[tuple[int, int
     assert hand.fetch(target).item() == run
 
 
+def test_failures_of_a_batch_that_comes_again_are_told_again() -> None:
+    """What was said of it may have been lost with what interrupted its sender [P7.2]."""
+    hand = ByHand()
+    source = hand.put(torch.ones(2))
+    commands = [hand.command(hand.define(aten.view.default, At(source), [7]), 1000 + place) for place in range(3)]
+    told = hand.post(commands, first=0)
+    assert told == hand.post(commands, first=0)
+    assert [failure.sequence for failure in hand.failures] == [0, 1, 2] * 2
+    assert hand.post(commands[:1], first=3) != told
+    assert [failure.sequence for failure in hand.failures] == [0, 1, 2, 0, 1, 2, 3]
+
+
 def test_a_drop_that_comes_again_is_harmless() -> None:
     hand = ByHand()
     name = hand.put(A)

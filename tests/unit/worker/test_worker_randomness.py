@@ -8,6 +8,7 @@ from by_hand import At, ByHand, Deviceless, Field, aten
 from torch import Tensor
 
 from ptrtensor.wire import messages
+from ptrtensor.worker.operations import drawing
 from ptrtensor.worker.randomness import Randomness
 
 CPU = torch.device("cpu")
@@ -167,3 +168,9 @@ def test_the_default_generator_comes_back_after_an_error() -> None:
 def test_every_seed_that_can_travel(seed: int) -> None:
     torch.manual_seed(seed)
     assert torch.equal(torch.rand(3, generator=Randomness(CPU).generator(seed)), torch.rand(3))
+
+
+@pytest.mark.parametrize("op", ["aten::rand_like", "aten::randint_like.low_dtype", "aten::randperm", "aten::bernoulli"])
+def test_the_generator_of_the_process_is_left_alone(op: str) -> None:
+    """Another thread of a caller in this process may draw from it meanwhile."""
+    assert "generator" in drawing(op).names

@@ -10,28 +10,13 @@ from ptrtensor._torch.names import DTYPES
 from ptrtensor._torch.state import isolated
 from ptrtensor.errors import WorkerMismatchError
 from ptrtensor.tensor.base import Pointer, Wrap
+from ptrtensor.tensor.carrying import carried, pointer_to, value_of
 from ptrtensor.tensor.dispatch import rename, run
 from ptrtensor.tensor.marks import settle
 from ptrtensor.tensor.operation import Args, Kwargs, operations
-from ptrtensor.tensor.signature import check_usable
-from ptrtensor.tensor.view import View
-from ptrtensor.tensor.worker import Worker, devices
+from ptrtensor.tensor.worker import devices
 
 aten = torch.ops.aten
-
-
-def value_of(pointer: Pointer) -> Tensor:
-    """A local copy of the value."""
-    check_usable(pointer)
-    reference = pointer._reference
-    # An alias for this once: one that could not be made, since an operation had failed, would stay so after `recover`.
-    return pointer._worker.fetch(reference.alias() if isinstance(reference, View) else reference)
-
-
-def pointer_to(value: Tensor, worker: Worker, wrap: Wrap) -> Pointer:
-    """A pointer to a copy of a local value."""
-    reference, meta = worker.put(value)
-    return wrap(worker, reference, meta, 0)
 
 
 def to_copy(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
@@ -47,7 +32,7 @@ def to_copy(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap)
             return value
         return isolated(op, value, **rest, device=device)
     there = devices.worker(device)
-    return run(operations[op], (pointer_to(value_of(pointer), there, wrap),), rest, wrap)
+    return run(operations[op], (carried(pointer, there, wrap),), rest, wrap)
 
 
 def asks_nothing_else(value: Tensor, options: Kwargs) -> bool:
@@ -77,7 +62,7 @@ def copy_(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -
                     target._reference = source._reference
                     return target
         elif source._worker is not target._worker:
-            source = pointer_to(value_of(source), target._worker, wrap)
+            source = carried(source, target._worker, wrap)
         return run(operations[op], (target, source), {}, wrap)
     assert isinstance(source, Pointer)
     isolated(target.copy_, value_of(source))

@@ -11,7 +11,9 @@ from ptrtensor.owner import keys
 from ptrtensor.owner.audit import Audit
 from ptrtensor.owner.datasets import Datasets
 from ptrtensor.owner.hosted_session import Patience
+from ptrtensor.owner.policy import Policy
 from ptrtensor.owner.server import Limits, Server
+from ptrtensor.owner.state import State
 from ptrtensor.transport.tls import Credentials
 from ptrtensor.worker.listener import network_listener
 
@@ -61,11 +63,16 @@ def open_hospital(
     limits: Limits = Limits(),  # noqa: B008
     patience: Patience = PATIENT,
     ahead: int = 1,
+    policy: Policy = Policy(),  # noqa: B008
     audit: Audit | None = None,
 ) -> Iterator[Hospital]:
     if not (folder / "bob").exists():
         make_keys(folder)
-    with Datasets() as datasets, network_listener("127.0.0.1", 0) as listener:
+    with (
+        Datasets() as datasets,
+        network_listener("127.0.0.1", 0) as listener,
+        contextlib.closing(State(folder / "state.sqlite")) as state,
+    ):
         if data is not None:
             datasets.add(data)
         server = Server(
@@ -77,6 +84,8 @@ def open_hospital(
             ahead=ahead,
             limits=limits,
             patience=patience,
+            policy=policy,
+            state=state,
             audit=audit,
         )
         port = listener.getsockname()[1]

@@ -1,0 +1,325 @@
+"""Answers what a session's process asks of its owner: by the policy, what was used today, and the owner's decisions.
+
+The process runs what a client wants, so nothing that it says is taken on trust: the rules are looked up here.
+"""
+
+import contextlib
+import logging
+import math
+import threading
+from collections.abc import Callable
+from typing import Final, assert_never
+
+from ptrtensor.errors import AuditError, PtrTensorError
+from ptrtensor.owner.policy import Policy, Rule
+from ptrtensor.owner.requests import Request, Requests
+from ptrtensor.owner.sealing import Content, Sealer
+from ptrtensor.owner.state import State, StateError
+from ptrtensor.owner.tally import Tally
+from ptrtensor.transport.tls import Peer
+from ptrtensor.wire.control import (
+    Answer,
+    Asking,
+    Boxed,
+    Bytes,
+    Collected,
+    Collecting,
+    Consumption,
+    Denial,
+    Filed,
+    Invited,
+    Inviting,
+    Listing,
+    Publication,
+    Question,
+    Reading,
+    Sealing,
+    Unsealed,
+    Unsealing,
+    Verdict,
+)
+from ptrtensor.wire.limits import MAX_LABEL_CHARACTERS, MAX_LABELS
+
+log: Final = logging.getLogger("ptrtensor.serve")
+
+Record = Callable[..., None]
+
+MAX_FAILURE_CHARACTERS: Final = 500
+ROOM_BYTES: Final = 8192
+"""For what stands in a box beside the value."""
+
+GRACE_SECONDS: Final = 10.0
+"""Of processor time, past those of a day: for a client that fetches what it has. Then its sessions end."""
+
+NOT_KEPT: Final = "the worker's state cannot be used at the moment"
+NOT_WRITTEN: Final = "the worker cannot write down what it does, so it does nothing"
+
+
+class Clerk:
+    """For one session."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        publications: tuple[Publication, ...],
+        state: State | None,
+        peer: Peer,
+        session: str,
+        sealer: Sealer,
+        record: Record,
+    ) -> None:
+        """`record` writes a line of the audit log.
+
+        :raises AuditError: from `record`, if it cannot.
+        """
+        self._policy = policy
+        self._publications = {publication.name: publication for publication in publications}
+        self._state = state
+        self._requests = None if state is None else Requests(state)
+        self._peer = peer
+        self._session = session
+        self._sealer = sealer
+        self._record = record
+        self._foreign: set[str] = set()
+        """Labels of what came from other workers in this session."""
+        self._exceeded: set[str] = set()
+        self._counting = threading.Lock()
+        self._told = self._counted = 0.0
+        """Seconds of this session: those that its process told of, and those that were counted."""
+        self._looked: float | None = None
+        self._denials = Tally(self._deny)
+        self._receipts = Tally(self._receive)
+
+    def answer(self, question: Question) -> Answer | None:
+        """The answer; None to what only tells something."""
+        try:
+            return self._answer(question)
+        except AuditError:
+            return Verdict(NOT_WRITTEN)
+        except StateError as error:
+            log.error("the state cannot be used", extra={"session": self._session, "reason": str(error)})
+            return Verdict(NOT_KEPT)
+        except PtrTensorError as error:
+            return Verdict(str(error))
+        except Exception as error:  # unanswered, the session would wait for ever
+            log.exception("a session's question met an error", extra={"session": self._session})
+            return Verdict(f"the worker met an error of its own: {type(error).__name__}")
+
+    def look(self, seconds: float) -> str:
+        """Why there must be no session, or no more of it, now that its process has computed for so long; empty where
+        there may. What the process does not tell of, since it has no time to or since it lies, counts as well.
+        """
+        try:
+            limit = self._policy.quota_for(self._peer.name).seconds_per_day
+            if limit is None or seconds == self._looked:
+                return ""
+            self._looked = seconds
+            self._count(0, seconds)
+            if seconds:
+                self._used_up()
+            if not self._use({"seconds": (0, limit + GRACE_SECONDS)}):
+                return ""
+        except AuditError:
+            return NOT_WRITTEN
+        except StateError as error:
+            log.error("the state cannot be used", extra={"session": self._session, "reason": str(error)})
+            return ""
+        return "the owner of the worker grants you no more seconds today, and you used more than those"
+
+    def close(self, seconds: float) -> None:
+        """The session is over, and its process computed for so long: write down what was not yet."""
+        self.look(seconds)
+        with contextlib.suppress(AuditError):
+            self._denials.tell()
+            self._receipts.tell()
+
+    def _answer(self, question: Question) -> Answer | None:
+        match question:
+            case Denial(what, labels, count):
+                self._note("denied", what=what, objects=labels, count=count)
+                return None
+            case Reading():
+                return self._read(question)
+            case Consumption():
+                return self._consume(question)
+            case Asking():
+                return Filed([self._ask(question).release])
+            case Listing():
+                return Filed([request.release for request in self._kept.of(self._peer)])
+            case Collecting(id):
+                return self._collect(id)
+            case Inviting():
+                return Invited(self._sealer.letter(self._session))
+            case Sealing():
+                return self._seal(question)
+            case Unsealing(box):
+                return self._unseal(box)
+            case _:
+                assert_never(question)
+
+    @property
+    def _kept(self) -> Requests:
+        """:raises PtrTensorError: this server keeps none."""
+        if self._requests is None:
+            raise PtrTensorError("this worker takes no requests: its owner keeps no state (ptrtensor serve --state)")
+        return self._requests
+
+    def _note(self, event: str, **fields: object) -> None:
+        self._record(event, session=self._session, client=self._peer.name, **fields)
+
+    def _deny(self, name: int, labels: tuple[str, ...], count: int) -> None:
+        self._note("denied", what="a request", object=name, objects=labels, count=count)
+
+    def _receive(self, sender: str, labels: tuple[str, ...], size: int, count: int) -> None:
+        self._note("received", objects=labels, sender=sender, bytes=size, count=count)
+
+    # --- reading
+
+    def _rules(self, labels: tuple[str, ...]) -> dict[str, Rule]:
+        """The rule for each of these."""
+        found = {}
+        for label in labels:
+            found[label] = self._policy.rule_for(self._peer.name, self._tags(label))[1]
+        return found
+
+    def _tags(self, label: str) -> tuple[str, ...]:
+        """Of what came from another worker the label is the tag."""
+        publication = self._publications.get(label)
+        return (label,) if publication is None else publication.tags
+
+    def _read(self, reading: Reading) -> Verdict:
+        rules = self._rules(reading.labels)
+        closed = [label for label, rule in rules.items() if rule.read != "always"]
+        if closed or not rules:
+            return Verdict(f"{', '.join(closed)} may not be read")
+        amounts: dict[str, tuple[float, float | None]] = {}
+        for label, rule in rules.items():
+            if rule.elements_per_day is not None:
+                amounts[f"elements of {label}"] = (reading.elements, rule.elements_per_day)
+            if rule.bytes_per_day is not None:
+                amounts[f"bytes of {label}"] = (reading.size, rule.bytes_per_day)
+        if amounts and (exceeded := self._use(amounts)):
+            limit = amounts[exceeded][1]
+            return Verdict(f"its owner releases no more than {limit:.0f} {exceeded} a day, and this would be more")
+        self._note(
+            "released",
+            what=reading.what,
+            object=reading.name,
+            objects=reading.labels,
+            operation=reading.operation,
+            tensor=reading.tensor,
+            elements=reading.elements,
+            bytes=reading.size,
+        )
+        return Verdict()
+
+    def _use(self, amounts: dict[str, tuple[float, float | None]]) -> str:
+        if self._state is None:
+            raise PtrTensorError(
+                "the worker cannot count what leaves: its owner keeps no state (ptrtensor serve --state)"
+            )
+        return self._state.use(self._peer.name, amounts)
+
+    def _consume(self, consumption: Consumption) -> Verdict:
+        """What was done was done: it counts, and no more is done once it is too much."""
+        if not 0 <= consumption.seconds < math.inf:
+            raise PtrTensorError(f"{consumption.seconds} seconds cannot be counted")
+        self._told += consumption.seconds
+        self._count(consumption.operations, self._told)
+        exceeded = self._used_up()
+        return Verdict(f"the owner of the worker grants you no more {exceeded} today" if exceeded else "")
+
+    def _count(self, operations: int, seconds: float) -> None:
+        """So many operations more, and so many seconds in all."""
+        with self._counting:
+            more = max(0.0, seconds - self._counted)
+            if operations or more:
+                self._use({"operations": (operations, None), "seconds": (more, None)})
+            self._counted += more
+
+    def _used_up(self) -> str:
+        """What of a day is used up; empty where nothing is."""
+        quota = self._policy.quota_for(self._peer.name)
+        exceeded = self._use({"operations": (0, quota.operations_per_day), "seconds": (0, quota.seconds_per_day)})
+        if exceeded and exceeded not in self._exceeded:
+            self._exceeded.add(exceeded)
+            self._note("quota used up", what=exceeded)
+        return exceeded
+
+    # --- requests
+
+    def _ask(self, asking: Asking) -> Request:
+        never = [label for label, rule in self._rules(asking.labels).items() if rule.read == "never"]
+        if never or not asking.labels:
+            self._denials.add(asking.labels, asking.name, asking.labels)
+            raise PtrTensorError(f"{', '.join(never)} may not be read, nor asked for")
+        request = self._kept.file(self._peer, self._session, asking)
+        self._note(
+            "requested",
+            request=request.id,
+            object=asking.name,
+            objects=asking.labels,
+            operation=asking.operation,
+            tensor=request.tensor,
+            bytes=len(asking.value),
+            reason=asking.reason,
+        )
+        return request
+
+    def _collect(self, id: str) -> Collected:
+        request = self._kept.collect(self._peer, id)
+        self._note(
+            "released",
+            request=id,
+            object=request.object,
+            objects=request.labels,
+            operation=request.operation,
+            tensor=request.tensor,
+            bytes=len(request.value),
+            decider=request.decider,
+        )
+        return Collected(request.meta, request.value, request.failure)
+
+    # --- moves
+
+    def _seal(self, sealing: Sealing) -> Boxed:
+        """[P13.2]"""
+        addressee = self._sealer.addressee(sealing.letter)
+        for label, rule in self._rules(sealing.labels).items():
+            goes_home = label in self._foreign and label.startswith(f"{addressee}:")
+            if addressee not in rule.move_to and not goes_home:
+                raise PtrTensorError(
+                    f"what was computed from {label} may not move to {addressee}: move_to in its owner's policy "
+                    "does not name it"
+                )
+        if not sealing.labels:
+            raise PtrTensorError("it is not private: move it as it is")
+        if len(sealing.labels) > MAX_LABELS or max(map(len, sealing.labels)) > MAX_LABEL_CHARACTERS:
+            raise PtrTensorError(
+                f"what was computed from more than {MAX_LABELS} publications cannot move, nor from one whose name has "
+                f"more than {MAX_LABEL_CHARACTERS} characters"
+            )
+        content = Content(sealing.labels, sealing.meta, sealing.value, sealing.failure[:MAX_FAILURE_CHARACTERS])
+        room = sealing.size + sum(map(len, sealing.labels)) + ROOM_BYTES
+        box = self._sealer.seal(sealing.letter, content, room)
+        self._note(
+            "moved",
+            object=sealing.name,
+            objects=sealing.labels,
+            operation=sealing.operation,
+            to=addressee,
+            bytes=sealing.size,
+        )
+        return Boxed(box)
+
+    def _unseal(self, box: Bytes) -> Unsealed:
+        """[P13.3]: what others call theirs has their name before it here."""
+        sender, content = self._sealer.open(box, self._session, self._policy.receive_from)
+        own = f"{self._sealer.name}:"
+        labels = tuple(
+            label.removeprefix(own) if label.startswith(own) else f"{sender}:{label}" for label in content.labels
+        )
+        self._foreign.update(label for label in labels if label not in self._publications)
+        grants = {label: self._policy.grant(self._peer.name, self._tags(label)) for label in labels}
+        self._receipts.add((sender, labels), sender, labels, len(content.value))
+        return Unsealed(labels, grants, content.meta, content.value, content.failure)

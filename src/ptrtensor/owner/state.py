@@ -1,0 +1,144 @@
+"""What a server remembers when it is started again: what was used of the quotas of a day, and requests for release."""
+
+import datetime
+import math
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from ptrtensor.errors import PtrTensorError
+
+TABLES: Final = """
+CREATE TABLE IF NOT EXISTS used (
+    day TEXT NOT NULL, client TEXT NOT NULL, what TEXT NOT NULL, amount REAL NOT NULL,
+    PRIMARY KEY (day, client, what)
+);
+CREATE TABLE IF NOT EXISTS requests (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, asked TEXT NOT NULL,
+    client TEXT NOT NULL, fingerprint TEXT NOT NULL, session TEXT NOT NULL,
+    reason TEXT NOT NULL, object TEXT NOT NULL, operation TEXT NOT NULL, labels TEXT NOT NULL,
+    meta BLOB, failure TEXT NOT NULL,
+    status TEXT NOT NULL, answer TEXT NOT NULL DEFAULT '',
+    decided TEXT NOT NULL DEFAULT '', decider TEXT NOT NULL DEFAULT '', recorded INTEGER NOT NULL DEFAULT 0,
+    value BLOB NOT NULL
+);
+"""
+# A name has more bits than SQLite's integers. Values come last: SQLite reads a row up to the column that is asked for.
+
+KIND: Final = int.from_bytes(b"ptrt")
+"""By which SQLite's files are told apart."""
+
+BUSY_SECONDS: Final = 30.0
+"""How long one process waits for another that writes."""
+
+KEPT_DAYS: Final = 40
+
+
+class StateError(PtrTensorError):
+    """The file cannot be used. It names what only its owner should know."""
+
+
+class State:
+    """A file of SQLite, which the server and the owner's commands share.
+
+    :raises PtrTensorError: it cannot be opened, or is no such file.
+    """
+
+    def __init__(self, path: Path, *, make: bool = True) -> None:
+        self.path = path
+        if not make and not path.exists():
+            raise PtrTensorError(f"there is no state {path}: name the file that `ptrtensor serve --state` keeps")
+        self._lock = threading.Lock()
+        with self._named_errors():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._database = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare()
+            except BaseException:
+                self._database.close()
+                raise
+
+    def _prepare(self) -> None:
+        """:raises PtrTensorError: it is a database of something else, and stays what it is."""
+        self._database.row_factory = sqlite3.Row
+        (kind,) = self._database.execute("PRAGMA application_id").fetchone()
+        (tables,) = self._database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        if tables and kind != KIND:
+            raise StateError(f"the state {self.path} cannot be used: it is a database of something else")
+        self._database.execute(f"PRAGMA application_id = {KIND}")
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA secure_delete = ON")
+        self._database.executescript(TABLES)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of what is done here, or nothing, and nothing of others in between.
+
+        :raises PtrTensorError: it cannot be written.
+        """
+        with self._lock, self._named_errors():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:  # a full disk has ended it already
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def use(self, client: str, amounts: Mapping[str, tuple[float, float | None]]) -> str:
+        """Count what a client uses today, each amount within its limit: all of them or, where one is too much, none.
+
+        Returns that one; empty where all were counted.
+        """
+        if not all(0 <= amount < math.inf for amount, _ in amounts.values()):
+            raise PtrTensorError(f"these amounts cannot be counted: {amounts}")
+        day = today()
+        with self.transaction() as database:
+            for what, (amount, limit) in amounts.items():
+                if limit is not None and amount + used(database, day, client, what) > limit:
+                    return what
+            for what, (amount, _) in amounts.items():
+                database.execute(
+                    "INSERT INTO used VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (day, client, what) DO UPDATE SET amount = amount + excluded.amount",
+                    (day, client, what, float(amount)),
+                )
+        return ""
+
+    def forget_old(self) -> None:
+        """Drop the counts of days long gone."""
+        last = (datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=KEPT_DAYS)).date().isoformat()
+        with self.transaction() as database:
+            database.execute("DELETE FROM used WHERE day < ?", (last,))
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
+            raise StateError(f"the state {self.path} cannot be used: {error}") from error
+
+
+def used(database: sqlite3.Connection, day: str, client: str, what: str) -> float:
+    found = database.execute(
+        "SELECT amount FROM used WHERE day = ? AND client = ? AND what = ?", (day, client, what)
+    ).fetchone()
+    return 0.0 if found is None else float(found["amount"])
+
+
+def today() -> str:
+    """The day in UTC, as quotas count them."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,235 @@
+"""The owner behind `ptrtensor serve`: the session's process asks the server over its control channel."""
+
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Final
+
+from ptrtensor.errors import PermissionDeniedError, QuotaExceededError
+from ptrtensor.wire.control import (
+    Answer,
+    Asking,
+    Boxed,
+    Bytes,
+    Collected,
+    Collecting,
+    Consumption,
+    Denial,
+    Filed,
+    FromServer,
+    Grant,
+    Invited,
+    Inviting,
+    Listing,
+    Question,
+    Reading,
+    Sealing,
+    Unsealed,
+    Unsealing,
+    Verdict,
+)
+from ptrtensor.wire.messages import Release
+from ptrtensor.worker.channel import Channel
+from ptrtensor.worker.owner import Owner, private
+from ptrtensor.worker.store import PUBLIC, Labels
+
+COUNT_SECONDS: Final = 0.5
+
+MAX_KINDS: Final = 1000
+"""Of denials that are counted apart, and of what is remembered of operations."""
+
+
+class DistantOwner(Owner):
+    """Answers by itself what the grants say, and asks for the rest."""
+
+    def __init__(self, channel: Channel[FromServer], grants: Mapping[str, Grant], *, metered: bool) -> None:
+        self._channel = channel
+        self._grants = dict(grants)
+        self._metered = metered
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._asking = threading.Lock()
+        self._denials = Denials(channel)
+        self._forbidden: dict[tuple[str, Labels], str] = {}
+        self._operations = 0
+        self._next_count = -math.inf  # at once: whether anything is left of the day
+        self._seconds = time.process_time()
+        self._counting = threading.Lock()
+        self._exceeded = ""
+
+    # --- what the server says
+
+    def hear(self, answer: Answer) -> None:
+        """The answer to the question that waits. Called by whoever listens to the server."""
+        self._answers.put(answer)
+
+    def _ask(self, question: Question) -> Answer:
+        with self._asking:
+            tell(self._channel, question)
+            return self._answers.get()
+
+    def say_goodbye(self) -> None:
+        """Tell what was not told yet, and wait for no answer: also the thread may that listens to the server."""
+        self._denials.send()
+        if self._metered:
+            tell(self._channel, self._consumption())
+
+    # --- reading
+
+    def is_open(self, labels: Labels) -> bool:
+        return all(
+            (grant := self._grants.get(label)) and grant.read == "always" and not grant.limited for label in labels
+        )
+
+    def check_reading(self, reading: Reading) -> None:
+        what, labels = reading.what, frozenset(reading.labels)
+        for label in reading.labels:
+            grant = self._grants.get(label, Grant())
+            if grant.read != "always":
+                self._denials.add(what, labels)
+                way = "ask for it with .request(reason)" if grant.read == "ask" else "it cannot be asked for either"
+                raise PermissionDeniedError(
+                    f'{private(what, labels)}; {grant.rule} says read = "{grant.read}" for {label}: {way}'
+                )
+        verdict = self._ask(reading)
+        if not isinstance(verdict, Verdict) or verdict.against:
+            self._denials.add(what, labels)
+            raise PermissionDeniedError(f"{private(what, labels)}: {against(verdict)}")
+
+    def deny(self, what: str, labels: Labels) -> None:
+        self._denials.add(what, labels)
+        super().deny(what, labels)
+
+    def ask(self, asking: Asking) -> list[Release]:
+        never = [label for label in asking.labels if self._grants.get(label, Grant()).read == "never"]
+        if never:
+            self._denials.add("a request", frozenset(asking.labels))
+            raise PermissionDeniedError(f"{', '.join(never)} may not be read, nor asked for")
+        return self._filed(self._ask(asking))
+
+    def releases(self) -> list[Release]:
+        return self._filed(self._ask(Listing()))
+
+    def collect(self, id: str) -> Collected:
+        answer = self._ask(Collecting(id))
+        if not isinstance(answer, Collected):
+            self._denials.add("what was asked for", frozenset())
+            raise PermissionDeniedError(f"request {id[:80]}: {against(answer)}")
+        return answer
+
+    def invite(self) -> bytes:
+        answer = self._ask(Inviting())
+        if not isinstance(answer, Invited):
+            raise PermissionDeniedError(against(answer))
+        return answer.letter
+
+    def seal(self, sealing: Sealing) -> Bytes:
+        answer = self._ask(sealing)
+        if not isinstance(answer, Boxed):
+            self._denials.add("to move", frozenset(sealing.labels))
+            raise PermissionDeniedError(against(answer))
+        return answer.box
+
+    def unseal(self, box: Bytes) -> Unsealed:
+        answer = self._ask(Unsealing(box))
+        if not isinstance(answer, Unsealed):
+            raise PermissionDeniedError(against(answer))
+        self._grants.update(answer.grants)
+        return answer
+
+    def _filed(self, answer: Answer) -> list[Release]:
+        if not isinstance(answer, Filed):
+            raise PermissionDeniedError(against(answer))
+        return answer.releases
+
+    # --- computing
+
+    def check_operation(self, op: str, labels: Labels) -> None:
+        against = self._forbidden.get((op, labels))
+        if against is None:
+            if len(self._forbidden) >= MAX_KINDS:
+                self._forbidden.clear()
+            against = self._forbidden[op, labels] = self._against(op.partition(".")[0], labels)
+        if against:
+            self._denials.add(f"to run {op.partition('.')[0]}", labels)
+            raise PermissionDeniedError(against)
+
+    def _against(self, op: str, labels: Labels) -> str:
+        for label in sorted(labels):
+            grant = self._grants.get(label, Grant())
+            if not is_one_of(op, grant.operations) or is_one_of(op, grant.refused):
+                return f"{op} may not be run on what was computed from {label}: {grant.rule} does not allow it"
+        return ""
+
+    def check_consumption(self, operations: int) -> None:
+        self._operations += operations
+        if time.monotonic() > self._next_count:
+            self._count()
+        if self._exceeded:
+            raise QuotaExceededError(self._exceeded)
+
+    def _count(self) -> None:
+        verdict = self._ask(self._consumption())
+        self._exceeded = verdict.against if isinstance(verdict, Verdict) else ""
+        self._next_count = time.monotonic() + COUNT_SECONDS
+
+    def _consumption(self) -> Consumption:
+        """What was not told yet."""
+        with self._counting:
+            seconds = time.process_time()
+            used = Consumption(self._operations, seconds - self._seconds)
+            self._operations, self._seconds = 0, seconds
+        return used
+
+
+class Denials:
+    """Tells the server of requests that were denied: of each kind the first at once, then so many as make a power of
+    two, so that a client that asks again and again, for one thing or in turns, does not fill the log.
+    """
+
+    def __init__(self, channel: Channel[FromServer]) -> None:
+        self._channel = channel
+        self._counts: dict[tuple[str, Labels], int] = {}
+        self._told: dict[tuple[str, Labels], int] = {}
+
+    def add(self, what: str, labels: Labels) -> None:
+        kind = (what, labels)
+        if kind not in self._counts and len(self._counts) >= MAX_KINDS:
+            kind = (what, PUBLIC)  # all the others
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        if self._counts[kind].bit_count() == 1:
+            self._send(kind)
+
+    def send(self) -> None:
+        """Tell of those that were not told of yet."""
+        for kind in list(self._counts):
+            self._send(kind)
+
+    def _send(self, kind: tuple[str, Labels]) -> None:
+        count, told = self._counts[kind], self._told.get(kind, 0)
+        if count > told:
+            what, labels = kind
+            tell(self._channel, Denial(what, tuple(sorted(labels)), count - told))
+            self._told[kind] = count
+
+
+def tell(channel: Channel[FromServer], question: Question) -> None:
+    """The server has the log and the rules; without it nothing goes on."""
+    try:
+        channel.send(question)
+    except OSError:
+        os._exit(0)
+
+
+def against(answer: Answer) -> str:
+    return answer.against if isinstance(answer, Verdict) else "the server gave no answer to that"
+
+
+def is_one_of(op: str, patterns: tuple[str, ...]) -> bool:
+    """A pattern without a namespace is about torch's main one; `*` is about all."""
+    return any(
+        pattern == "*" or fnmatchcase(op, pattern if "::" in pattern else f"aten::{pattern}") for pattern in patterns
+    )

@@ -1,0 +1,61 @@
+"""Which arguments an operation takes [P5.5]: their forms, since torch takes any number for a dtype; and their
+values, where its kernel does not look at them.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch._ops import OpOverload
+
+from ptrtensor._torch.operations import has_tag, op_arguments, op_name, writes
+from ptrtensor.worker.checked_operations import CHECKS
+from ptrtensor.worker.checks import Check
+from ptrtensor.worker.checks_of_memory import apart, apart_from
+
+ATTRIBUTES: Final[dict[str, type]] = {
+    "ScalarType": torch.dtype,
+    "Layout": torch.layout,
+    "MemoryFormat": torch.memory_format,
+    "Device": torch.device,
+}
+
+ADDED_TO: Final = frozenset(
+    (base, "self") for base in ("addmm", "addmv", "addr", "addbmm", "baddbmm", "cumsum", "cumprod")
+)
+"""Arguments that may be the very tensor that `out=` writes to, as in `torch.addmm(a, b, c, out=a)`."""
+
+
+def misfit(kind: str, value: object) -> bool:
+    """Whether this must not be given where the schema has that kind."""
+    plain = kind.removeprefix("Optional[").removesuffix("]") if kind.startswith("Optional[") else kind
+    if plain in ATTRIBUTES:
+        return not (value is None or isinstance(value, ATTRIBUTES[plain]))
+    if kind == "Tensor":
+        return value is None
+    return kind == "List[Tensor]" and isinstance(value, list) and any(item is None for item in value)
+
+
+def guarded(op: OpOverload[..., object], kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel behind the checks that its operation needs; the same where it needs none."""
+    base = op_name(op).partition(".")[0].removeprefix("aten::")
+    arguments = op_arguments(op)
+    results = [argument.name for argument in arguments if argument.kwarg_only and writes(argument)]
+    names = [argument.name for argument in arguments]
+    defaults = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
+    checks: list[Check] = list(CHECKS.get(base, ()))
+    if results and base in CHECKS:
+        checks.append(apart(results))
+    elif not has_tag(op, "pointwise"):  # those may, and see to it themselves
+        others = [name for name in names if name not in results and (base, name) not in ADDED_TO]
+        checks += [apart_from(result, *others) for result in results]
+    if not checks:
+        return kernel
+
+    def checking(*args: Any, **kwargs: Any) -> Any:
+        given = defaults | dict(zip(names, args, strict=False)) | kwargs
+        for check in checks:
+            check(given)
+        return kernel(*args, **kwargs)
+
+    return checking

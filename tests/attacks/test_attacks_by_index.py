@@ -1,0 +1,89 @@
+"""Calls that make torch's own kernels crash or read beside their tensors: a session answers each with an error.
+
+They are findings of tests/attacks/fuzzing (`make fuzz`), in reproducers.jsonl there.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+import torch
+from by_hand import At, ByHand, Part
+
+TESTS: Final = Path(__file__).parents[1]
+SCRIPT: Final = TESTS / "attacks" / "fuzzing" / "reproducing.py"
+REPRODUCERS: Final = SCRIPT.with_name("reproducers.jsonl").read_text().splitlines()
+
+
+def outcomes(way: str) -> list[tuple[str, str]]:
+    """What came of each reproducer, in a child process."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": "1"}
+    child = subprocess.run([sys.executable, SCRIPT, way], env=environment, capture_output=True, text=True, timeout=100)
+    assert child.returncode == 0, child.stdout[-300:] + child.stderr[-2000:]
+    return [(op, outcome) for op, outcome in map(json.loads, child.stdout.splitlines())]
+
+
+def test_each_ends_as_an_error_of_its_command() -> None:
+    found = outcomes("checked")
+    assert len(found) == len(REPRODUCERS) > 100
+    assert [op for op, error in found if "Error: " not in error] == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or shutil.which("cc") is None, reason="needs guard.c")
+def test_each_is_a_finding_without_the_checks() -> None:
+    assert [op for op, finding in outcomes("unchecked") if not finding] == []
+
+
+@pytest.mark.parametrize(
+    ("op", "reason"),
+    [
+        ("aten::_convert_indices_from_csr_to_coo", "helper inside of torch"),
+        ("aten::_stack", "helper inside of torch"),
+        ("aten::_index_put_impl_", "helper inside of torch"),
+        ("aten::embedding_bag", "made of others"),
+        ("aten::mkldnn_linear", "one backend"),
+        ("aten::save", "TorchScript"),
+        ("aten::set_grad_enabled", "TorchScript"),
+    ],
+)
+def test_what_clients_never_send_is_not_run(op: str, reason: str) -> None:
+    hand = ByHand()
+    result = hand.run(op, expect=[torch.zeros(1)])
+    assert reason in hand.why(result)
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "stride"),
+    [(0, (2**62,), (1,)), (0, (5,), (1,)), (0, (2, 2), (2**62, 2**62)), (-1, (1,), (1,)), (2**62, (1,), (1,))],
+)
+def test_no_view_reaches_beyond_its_tensor(offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    """Of four bytes each, 2**62 elements are none in 64 bits."""
+    hand = ByHand()
+    base = hand.put(torch.arange(4.0))
+    assert "Error" in hand.why(hand.run("aten::neg", Part(base, offset, shape, stride), expect=None))
+    hand.run("aten::as_strided_", At(base), list(shape), list(stride), offset)
+    assert hand.state(base) == "x"
+
+
+def test_what_is_read_is_not_given_another_shape() -> None:
+    hand = ByHand()
+    matrix, bias = hand.put(torch.ones(4, 2)), hand.put(torch.ones(4, 4))
+    hand.run("aten::addmm.out", At(bias), At(matrix), At(hand.put(torch.ones(2, 4))), out=At(matrix))
+    assert "must be another tensor" in hand.why(matrix)
+
+
+def test_a_number_is_no_dtype() -> None:
+    hand = ByHand()
+    result = hand.run("aten::zeros", [2], dtype=99, expect=None)
+    assert "takes no such dtype" in hand.why(result)
+
+
+def test_nothing_is_made_on_another_device() -> None:
+    hand = ByHand()
+    result = hand.run("aten::zeros", [2], device="meta", expect=None)
+    assert "takes no such device" in hand.why(result)

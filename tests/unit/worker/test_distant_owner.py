@@ -1,0 +1,295 @@
+"""What a session's process answers by itself, what it asks its server, and how often it tells of denials."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+from desk import Desk
+
+from ptrtensor.errors import PermissionDeniedError, QuotaExceededError
+from ptrtensor.wire.control import (
+    Answer,
+    Asking,
+    Collected,
+    Collecting,
+    Consumption,
+    Denial,
+    Filed,
+    Grant,
+    Listing,
+    Question,
+    Reading,
+    Verdict,
+)
+from ptrtensor.wire.messages import Release
+from ptrtensor.worker.distant_owner import DistantOwner, is_one_of
+
+GRANTS = {
+    "closed": Grant("never", rule="rule 1 of its owner's policy"),
+    "asked": Grant("ask", rule="rule 2 of its owner's policy"),
+    "limited": Grant("always", limited=True),
+    "open": Grant("always"),
+    "narrow": Grant(operations=("mean", "aten::sum", "add*"), refused=("add_",), rule="rule 5 of its owner's policy"),
+}
+RELEASE = Release("1f", "pending", "for science", "2026-01-01", "")
+
+
+def labels(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+def owner_of(
+    answer: Callable[[Question], Answer | None] = lambda question: None, *, metered: bool = False
+) -> tuple[DistantOwner, list[Question]]:
+    desk = Desk(answer)
+    desk.owner = DistantOwner(desk, GRANTS, metered=metered)
+    return desk.owner, desk.asked
+
+
+def read(owner: DistantOwner, *names: str) -> None:
+    owner.check_reading(Reading("the value", 7, "float32[2]", tuple(sorted(names)), 2, 8))
+
+
+def asking(*names: str) -> Asking:
+    return Asking(7, names, "for science", None, b"", "")
+
+
+# --- reading
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["closed"], 'rule 1 of its owner\'s policy says read = "never" for closed: it cannot be asked for either'),
+        (["asked"], 'rule 2 of its owner\'s policy says read = "ask" for asked: ask for it with .request(reason)'),
+        (["open", "closed"], "for closed: it cannot be asked for either"),
+        (["asked", "open"], "for asked: ask for it"),
+        (["unknown"], 'says read = "never" for unknown'),
+    ],
+)
+def test_what_the_grants_do_not_allow_is_denied_here(names: list[str], said: str) -> None:
+    owner, asked = owner_of()
+    with pytest.raises(PermissionDeniedError) as caught:
+        read(owner, *names)
+    assert said in str(caught.value) and f"computed from {', '.join(sorted(names))}" in str(caught.value)
+    assert asked == [Denial("the value", tuple(sorted(names)), 1)]
+
+
+def test_what_they_allow_is_asked_for_each_time() -> None:
+    owner, asked = owner_of(lambda question: Verdict())
+    for _ in range(2):
+        read(owner, "open", "limited")
+    assert asked == [Reading("the value", 7, "float32[2]", ("limited", "open"), 2, 8)] * 2
+
+
+@pytest.mark.parametrize("answer", [Verdict("no more today"), Filed([]), Collected(None, b"", "")])
+def test_whatever_else_is_answered_is_no_permission(answer: Answer) -> None:
+    owner, asked = owner_of(lambda question: answer if isinstance(question, Reading) else None)
+    with pytest.raises(PermissionDeniedError, match="no more today|the server gave no answer to that"):
+        read(owner, "limited")
+    assert asked[1:] == [Denial("the value", ("limited",), 1)]
+
+
+@pytest.mark.parametrize(
+    ("names", "is_open"),
+    [(["open"], True), (["limited"], False), (["open", "limited"], False), (["open", "closed"], False), (["x"], False)],
+)
+def test_what_is_open(names: list[str], is_open: bool) -> None:
+    owner, asked = owner_of()
+    assert owner.is_open(labels(*names)) is is_open and asked == []
+
+
+# --- requests
+
+
+def test_a_request_goes_to_the_server() -> None:
+    answers: dict[type, Answer] = {
+        Asking: Filed([RELEASE]),
+        Listing: Filed([RELEASE] * 2),
+        Collecting: Collected(None, b"", "x"),
+    }
+    owner, asked = owner_of(lambda question: answers[type(question)])
+    assert owner.ask(asking("asked", "open")) == [RELEASE]
+    assert owner.releases() == [RELEASE] * 2
+    assert owner.collect("1f") == Collected(None, b"", "x")
+    assert asked == [asking("asked", "open"), Listing(), Collecting("1f")]
+
+
+@pytest.mark.parametrize("answer", [Verdict("no"), Verdict()])
+def test_a_request_that_is_refused(answer: Verdict) -> None:
+    owner, asked = owner_of(lambda question: None if isinstance(question, Denial) else answer)
+    requests: Sequence[Callable[[], object]] = (
+        lambda: owner.ask(asking("asked")),
+        owner.releases,
+        lambda: owner.collect("x" * 10_000),
+    )
+    for request in requests:
+        with pytest.raises(PermissionDeniedError) as caught:
+            request()
+        assert len(str(caught.value)) < 200
+    assert asked[-1] == Denial("what was asked for", (), 1)
+
+
+def test_what_may_not_be_asked_for_is_not_sent() -> None:
+    """Nor does each attempt make a line of the audit log."""
+    owner, asked = owner_of()
+    for _ in range(1000):
+        with pytest.raises(PermissionDeniedError, match="closed may not be read, nor asked for"):
+            owner.ask(asking("asked", "closed"))
+    assert all(isinstance(question, Denial) for question in asked) and len(asked) == 10
+
+
+# --- denials
+
+
+def told(asked: list[Question]) -> list[tuple[str, int]]:
+    return [(question.what, question.count) for question in asked if isinstance(question, Denial)]
+
+
+def denied(owner: DistantOwner, what: str, *names: str) -> None:
+    with pytest.raises(PermissionDeniedError):
+        owner.deny(what, labels(*names))
+
+
+def test_denials_are_told_in_powers_of_two() -> None:
+    owner, asked = owner_of()
+    for _ in range(9):
+        denied(owner, "the value", "closed")
+    assert told(asked) == [("the value", count) for count in (1, 1, 2, 4)]
+    owner.say_goodbye()
+    assert told(asked)[4:] == [("the value", 1)]
+    owner.say_goodbye()
+    assert len(asked) == 5
+
+
+def test_who_asks_for_two_things_in_turns_does_not_fill_the_log_either() -> None:
+    owner, asked = owner_of()
+    for _ in range(1000):
+        denied(owner, "the value", "closed")
+        denied(owner, "a shape", "closed")
+        denied(owner, "a shape", "closed", "open")
+    assert len(asked) == 3 * 10
+    owner.say_goodbye()
+    assert len(asked) <= 3 * 11
+    assert sum(count for _, count in told(asked)) == 3000, "none is lost"
+
+
+def test_nor_who_asks_for_ever_other_things() -> None:
+    owner, asked = owner_of()
+    for number in range(5000):
+        denied(owner, "the value", "closed", f"label {number}")
+    owner.say_goodbye()
+    assert len(asked) < 1200 and sum(count for _, count in told(asked)) == 5000
+
+
+# --- operations
+
+
+@pytest.mark.parametrize(
+    ("op", "names", "runs"),
+    [
+        ("aten::mean", ["narrow"], True),
+        ("aten::mean.dim", ["narrow"], True),
+        ("aten::mean_", ["narrow"], False),
+        ("aten::sum.dim_IntList", ["narrow"], True),
+        ("aten::add.Tensor", ["narrow"], True),
+        ("aten::addmm", ["narrow"], True),
+        ("aten::add_.Tensor", ["narrow"], False),
+        ("aten::neg", ["narrow"], False),
+        ("aten::neg", ["open", "narrow"], False),
+        ("aten::neg", ["open"], True),
+        ("aten::neg", ["unknown"], True),
+        ("x::mean", ["narrow"], False),
+    ],
+)
+def test_which_operations_run(op: str, names: list[str], runs: bool) -> None:
+    owner, asked = owner_of()
+    for _ in range(2):
+        if runs:
+            owner.check_operation(op, labels(*names))
+        else:
+            with pytest.raises(
+                PermissionDeniedError, match=r"may not be run on .* narrow: rule 5 of its owner's policy"
+            ):
+                owner.check_operation(op, labels(*names))
+    denied = Denial(f"to run {op.partition('.')[0]}", tuple(sorted(names)), 1)
+    assert asked == ([] if runs else [denied, denied])
+
+
+@pytest.mark.parametrize(
+    ("op", "patterns", "found"),
+    [
+        ("aten::neg", ("*",), True),
+        ("torch_nn::relu", ("*",), True),
+        ("torch_nn::relu", ("relu",), False),
+        ("torch_nn::relu", ("torch_nn::*",), True),
+        ("aten::neg", ("ne?",), True),
+        ("aten::neg", ("Neg", "neg_", ""), False),
+        ("aten::neg", (), False),
+    ],
+)
+def test_patterns_of_operations(op: str, patterns: tuple[str, ...], found: bool) -> None:
+    assert is_one_of(op, patterns) is found
+
+
+# --- quotas
+
+
+def consumption(asked: list[Question]) -> list[Consumption]:
+    return [question for question in asked if isinstance(question, Consumption)]
+
+
+def test_a_session_asks_at_once_whether_it_may() -> None:
+    """Else one session after the other would each have half a second."""
+    owner, asked = owner_of(lambda question: Verdict("no more operations today"), metered=True)
+    for _ in range(3):
+        with pytest.raises(QuotaExceededError, match="no more operations today"):
+            owner.check_consumption(1)
+    assert len(asked) == 1
+
+
+def test_what_is_used_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [time.monotonic()]
+    monkeypatch.setattr("ptrtensor.worker.distant_owner.time.monotonic", lambda: clock[0])
+    owner, asked = owner_of(lambda question: Verdict(), metered=True)
+    for _ in range(1000):
+        owner.check_consumption(1)
+    assert len(asked) == 1
+    clock[0] += 1.0
+    owner.check_consumption(5)
+    assert [one.operations for one in consumption(asked)] == [1, 1004]
+    owner.check_consumption(3)
+    owner.say_goodbye()
+    assert [one.operations for one in consumption(asked)] == [1, 1004, 3]
+    assert all(one.seconds >= 0 for one in consumption(asked))
+
+
+def test_a_few_operations_that_take_long_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [time.monotonic()]
+    monkeypatch.setattr("ptrtensor.worker.distant_owner.time.monotonic", lambda: clock[0])
+    verdicts = iter([Verdict(), Verdict(), Verdict("no more seconds today")])
+    owner, asked = owner_of(lambda question: next(verdicts), metered=True)
+    owner.check_consumption(1)
+    clock[0] += 3600
+    owner.check_consumption(1)
+    clock[0] += 3600
+    with pytest.raises(QuotaExceededError, match="no more seconds today"):
+        owner.check_consumption(1)
+    assert len(asked) == 3
+
+
+def test_a_new_day_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [time.monotonic()]
+    monkeypatch.setattr("ptrtensor.worker.distant_owner.time.monotonic", lambda: clock[0])
+    verdicts = iter([Verdict("no more"), Verdict()])
+    owner, _ = owner_of(lambda question: next(verdicts), metered=True)
+    with pytest.raises(QuotaExceededError):
+        owner.check_consumption(1)
+    clock[0] += 1.0
+    owner.check_consumption(1)
+
+
+def test_nothing_is_counted_where_nothing_is_limited() -> None:
+    owner, asked = owner_of()
+    owner.say_goodbye()
+    assert asked == []
