@@ -1,11 +1,11 @@
 """Local and remote side by side: a program is run on tensors and on pointers to them, and all must be the same."""
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import torch
+from collecting import collect
 from torch import Tensor
 
 import ptrtensor as pt
@@ -89,7 +89,7 @@ def check_program(worker: pt.Worker, program: Program, *inputs: Tensor, toleranc
 
 def held(worker: pt.Worker) -> int:
     """How many tensors the worker keeps, also those that it does not list."""
-    gc.collect()
+    collect()
     return worker.stats()["objects"]
 
 

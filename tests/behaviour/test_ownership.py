@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import gc
 import io
 import linecache
 import re
@@ -10,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from collecting import collect
 from comparing import check_tensor, held, value, waits
 from torch import Tensor
 
@@ -432,7 +432,7 @@ def test_what_a_view_keeps_alive_is_freed_with_it(worker: pt.Worker) -> None:
     assert worker.stats()["object_bytes"] == before + 4000
     pt.get(view)
     del base, view
-    gc.collect()
+    collect()
     assert worker.stats()["object_bytes"] == before
 
 

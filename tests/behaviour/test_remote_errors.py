@@ -1,13 +1,13 @@
 """An operation that fails at the worker: when the caller hears of it, in which words, and what is spoilt (D10)."""
 
 import contextlib
-import gc
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from collecting import collect
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -181,7 +181,7 @@ def test_not_raised_at_close_if_somebody_saw_it(kind: str, make_worker: Callable
 
 
 def test_questions_that_no_value_answers_do_not_raise(bob: pt.Worker) -> None:
-    gc.collect()
+    collect()
     before = bob.stats()["poisoned"]
     bad = fail(bob)
     assert bob.stats()["poisoned"] == before + 1

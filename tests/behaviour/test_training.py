@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 import torch
+from collecting import collect
 from comparing import SAME_BITS, check_equal, held, value, waits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -165,7 +166,7 @@ def test_the_store_stays_flat(name: str, steps: int, worker: pt.Worker) -> None:
     for _ in range(3):
         for _ in range(steps // 3):
             loss = run.step()
-        gc.collect()
+        collect()
         counted = worker.stats()
         sizes.append((counted["objects"], counted["object_bytes"], counted["cache_misses"]))
     assert sizes[0] == sizes[1] == sizes[2]
@@ -179,7 +180,7 @@ def test_memory_here_stays_flat(virtual_worker: pt.VirtualWorker) -> None:
     for _ in range(3):
         for _ in range(100):
             run.step()
-        gc.collect()
+        collect()
         objects.append(len(gc.get_objects()))
         blocks.append(sys.getallocatedblocks())
     assert objects[2] - objects[1] < 50, "100 steps have left objects"

@@ -1,10 +1,10 @@
 """Views are views at the worker, and a pointer's metadata follows whatever is done to it (D5)."""
 
-import gc
 from collections.abc import Callable
 
 import pytest
 import torch
+from collecting import collect
 from comparing import Program, check_equal, check_program, check_tensor, held, value
 from torch import Tensor
 
@@ -98,7 +98,7 @@ def test_a_view_outlives_the_pointer_that_it_was_made_from(worker: pt.Worker) ->
     base = pt.send(torch.arange(4.0), worker)
     view = base.detach()[1:]
     del base
-    gc.collect()
+    collect()
     assert value(view).tolist() == [1, 2, 3]
     del view
     assert held(worker) == before

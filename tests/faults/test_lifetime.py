@@ -13,6 +13,7 @@ import pytest
 import torch
 from by_hand import session
 from child_processes import children, resident_bytes, until
+from collecting import collect
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +29,7 @@ MEBI = 1024 * 1024
 
 def objects(worker: pt.Worker) -> int:
     """How many tensors the worker holds when it has done everything."""
-    gc.collect()
+    collect()
     worker.synchronize()
     return worker.stats()["objects"]
 
@@ -146,7 +147,7 @@ def training(worker: pt.Worker) -> Iterator[None]:
 
 def check_flat(worker: pt.Worker, step: Callable[[], object], steps: int, pid: int | None = None) -> None:
     def measured() -> tuple[int, int, int]:
-        gc.collect()
+        collect()
         worker.synchronize()
         return worker.stats()["objects"], len(gc.get_objects()), entries(worker)
 
@@ -241,7 +242,7 @@ def test_nothing_is_sent_by_a_destructor() -> None:
         cycle: list[object] = [pointers.pop()]
         cycle.append(cycle)
         del cycle
-        gc.collect()
+        collect()
         del pointers, results
         assert transport.sent_here == before
         assert bob.stats()["objects"] == 0
@@ -296,7 +297,7 @@ def test_pointers_may_outlive_their_worker(make_worker: Callable[[str], pt.Worke
         assert repr(loss).startswith("PointerTensor(")
         client = weakref.ref(bob.client)
         del bob, leaf, loss
-        gc.collect()
+        collect()
         if kind == "process":  # the fixture still holds both
             assert client() is not None
 
@@ -308,5 +309,5 @@ def test_a_closed_worker_is_let_go_of() -> None:
     gone = weakref.ref(bob)
     bob.close()
     del bob, pointer
-    gc.collect()
+    collect()
     assert gone() is None, sys.getrefcount(gone())

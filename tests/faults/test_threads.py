@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from collecting import collect
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -218,7 +219,7 @@ def test_a_thread_that_uploads_to_a_busy_worker_does_not_stop_another(make_worke
 
 
 def test_pointers_that_die_in_another_thread(worker: pt.Worker) -> None:
-    gc.collect()
+    collect()
     worker.synchronize()
     before = worker.stats()["objects"]
     dying: list[object] = []
@@ -236,14 +237,14 @@ def test_pointers_that_die_in_another_thread(worker: pt.Worker) -> None:
         finally:
             computing = False
 
-    def collect() -> None:
+    def collect_young() -> None:
         while computing:
             dying.clear()
             gc.collect(0)
 
-    in_threads(compute, collect)
+    in_threads(compute, collect_young)
     dying.clear()
-    gc.collect()
+    collect()
     worker.synchronize()
     assert worker.stats()["objects"] == before
 

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import gc
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,6 +13,7 @@ import pytest
 import torch
 from by_hand import session
 from client_transports import TRANSPORTS
+from collecting import collect
 from conftest import fresh_id
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
@@ -353,7 +353,7 @@ def leaving_nothing(worker: pt.Worker) -> Iterator[None]:
     yield
     worker.recover()
     if worker.stats()["objects"] != before:
-        gc.collect()  # the traceback of an error may hold some; it is slow with torch's modules about
+        collect()  # the traceback of an error may hold some; it is slow with torch's modules about
     stats = worker.stats()
     assert stats["objects"] <= before and stats["poisoned"] == 0
 

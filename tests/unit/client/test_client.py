@@ -1,13 +1,13 @@
 """The client with a transport whose worker the test plays: when it sends, what it waits for, what it raises."""
 
 import contextlib
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from client_transports import NEVER, WAIT_SECONDS, ScriptedTransport
+from collecting import collect
 
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.client import FLUSH_BUSY, FLUSH_HERE, FLUSH_IDLE, Client
@@ -278,7 +278,7 @@ def test_a_destructor_sends_nothing(client: Client, transport: ScriptedTransport
     cycle: list[object] = [Reference(client, name) for name in range(1, 1001)]
     cycle.append(cycle)
     del cycle
-    gc.collect()
+    collect()
     assert transport.sent == [] and len(client.drops) == 1000
     client.flush()
     assert sorted(marks(transport.payloads[0])) == [-name for name in range(1000, 0, -1)]

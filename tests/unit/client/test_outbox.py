@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from collecting import collect
 
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.failures import Failures
@@ -86,7 +87,7 @@ def test_names_may_die_at_any_moment(outbox: Outbox) -> None:
         gc.enable()
         outbox.take_in_drops()
         gc.disable()
-    gc.collect()
+    collect()
     outbox.take_in_drops()
     _, commands = outbox.batch()
     assert not outbox.drops

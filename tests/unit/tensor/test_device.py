@@ -1,11 +1,11 @@
 """Workers as devices: indices 1 to 127, each one worker's, and none given to another while its pointers live (F1)."""
 
-import gc
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from collecting import collect
 from torch import Tensor
 
 import ptrtensor as pt
@@ -102,7 +102,7 @@ def test_an_index_is_given_again_when_only_garbage_holds_it(devices: Devices[Own
     cycle: list[object] = [owner.alive]
     cycle.append(cycle)
     devices.release(owner)
-    gc.collect()
+    collect()
     del owner, cycle
     assert index_of(devices, "after the collection") == 7
 
@@ -166,7 +166,7 @@ def test_an_index_comes_back_with_the_last_pointer() -> None:
     pointer, device = pt.send(torch.ones(2), first), first.device
     first.close()
     del first, pointer
-    gc.collect()
+    collect()
     with_same_device = []
     for place in range(MAX_INDEX):  # the lowest that is free, whatever other tests hold
         worker = pt.VirtualWorker(id=f"device-{place}")

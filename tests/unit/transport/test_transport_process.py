@@ -1,7 +1,6 @@
 """A worker process: how it starts, whom it obeys, and that it never outlives its starter."""
 
 import contextlib
-import gc
 import os
 import select
 import signal
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from collecting import collect
 from echoing import next_event
 
 from ptrtensor.errors import WorkerLostError
@@ -134,7 +134,7 @@ def test_a_worker_that_cannot_compute_says_why_and_ends(unix: bool, capfd: pytes
 def test_no_socket_stays_open_when_nothing_can_be_started() -> None:
     with pytest.raises(ValueError):
         WorkerProcess("null\0character", "cpu", unix=True)
-    gc.collect()  # an open socket would warn here
+    collect()  # an open socket would warn here
 
 
 @KINDS
