@@ -25,6 +25,8 @@ class Linked(SocketTransport):
     :raises PtrTensorError: the worker cannot be reached, as `Dialer.dial` says.
     """
 
+    spin_seconds = 0.0  # whoever looks again and again takes the interpreter from that thread
+
     def __init__(
         self,
         dialer: Dialer,

@@ -15,16 +15,18 @@ from typing import Final
 
 from ptrtensor.transport.resumable import PING, PONG, Data, End, Link, Ping, end
 
-CHUNK_BYTES: Final = 256 * 1024
-"""How much is taken from this machine's side at a time, and given to TLS in one call."""
+CHUNK_BYTES: Final = 1024 * 1024
+"""How much is taken from one side at a time, and given to the other in one call. The fewer calls, the fewer threads and
+processes are woken for a few bytes.
+"""
 
-COPIED_BELOW_BYTES: Final = 64 * 1024
+COPIED_BELOW_BYTES: Final = 256 * 1024
 """A chunk smaller than this is copied out of the buffer that it was read into, which is used again."""
 
 MOST_WAITING: Final = 64
 """Frames that wait for a peer who does not read; past this its pings are not answered."""
 
-READS_AT_ONCE: Final = 8
+READS_AT_ONCE: Final = 2
 """After which whoever sends on and on waits for what else is to be done."""
 
 Connected = socket.socket | ssl.SSLSocket
@@ -36,6 +38,8 @@ class Relay:
     def __init__(self, local: socket.socket, keep_alive_seconds: float, why: Callable[[], str] = str) -> None:
         """`why` says to the peer why this machine's side ended the session; nothing, where it was the one to ask."""
         local.setblocking(False)
+        with contextlib.suppress(OSError):
+            local.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK_BYTES)
         self.link = Link()
         self.ended: str | None = None
         """Why the peer ended the session; None while it goes on. Empty: this side had asked."""

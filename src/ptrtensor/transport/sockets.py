@@ -144,6 +144,7 @@ class SocketTransport:
     """A client's end of a socket."""
 
     computes_on_sender = False
+    spin_seconds = CALLER_SPIN_SECONDS
 
     def __init__(
         self,
@@ -216,7 +217,7 @@ class SocketTransport:
             if total >= LONG_BYTES:
                 self._receiving_shown(filled, total)
             try:
-                if self._stream.read_soon(self._connection, CALLER_SPIN_SECONDS) or self.events:
+                if self._stream.read_soon(self._connection, self.spin_seconds) or self.events:
                     continue
                 if not self._stream.wait(readable=True, writable=False, seconds=seconds):
                     raise TimeoutError(f"it said nothing for {seconds:g} s")

@@ -218,7 +218,9 @@ def test_connections_cut_anywhere() -> None:
 
 
 def test_connections_cut_while_one_side_only_listens() -> None:
-    assert converse([1, 7, 70_000, CHUNK_BYTES, CHUNK_BYTES + 5, CHUNK_BYTES + 6, 2 * CHUNK_BYTES], (0, 4_000_000)) == 7
+    assert (
+        converse([1, 7, 70_000, CHUNK_BYTES, CHUNK_BYTES + 5, CHUNK_BYTES + 6, 2 * CHUNK_BYTES], (0, 12_000_000)) == 7
+    )
 
 
 def test_over_tls(tmp_path: Path) -> None:
@@ -549,7 +551,7 @@ def test_a_side_that_does_not_read_makes_the_peer_wait() -> None:
 
 
 def test_a_peer_that_does_not_read_makes_this_side_wait() -> None:
-    data = some_bytes(64 * CHUNK_BYTES, 1)
+    data = some_bytes(16 * CHUNK_BYTES, 1)
     with side() as one, played(one) as (sock, running):
         one.app.settimeout(0.2)
         count = 0
