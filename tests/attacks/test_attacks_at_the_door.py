@@ -356,8 +356,10 @@ def test_a_session_that_cannot_be_begun_leaves_no_process(tmp_path: Path, monkey
     started: list[SessionProcess] = []
 
     class Noted(SessionProcess):
-        def __init__(self, compute_device: str, threads: int | None = None) -> None:
-            super().__init__(compute_device, threads)
+        def __init__(
+            self, compute_device: str, threads: int | None, turn: contextlib.AbstractContextManager[object]
+        ) -> None:
+            super().__init__(compute_device, threads, turn)
             started.append(self)
 
     def failing(*args: object) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import BufferedReader
 from typing import Final
 
@@ -26,10 +26,8 @@ log: Final = logging.getLogger("ptrtensor.serve")
 START_SECONDS: Final = 120.0
 END_SECONDS: Final = 5.0
 LARGE_BYTES: Final = 1024 * 1024
-turn: Final = threading.RLock()
-"""Of all processes here: to seal and to unseal takes several times its size of memory."""
 TURN_SECONDS: Final = 30.0
-"""For which one may stand still."""
+"""For which a process may stand still while it is its turn."""
 
 REPORT_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 0.02
@@ -39,7 +37,9 @@ LOOK_SECONDS: Final = 0.02
 class SessionProcess:
     """Importing torch takes it seconds; `assign` waits for that."""
 
-    def __init__(self, compute_device: str, threads: int | None = None) -> None:
+    def __init__(self, compute_device: str, threads: int | None, turn: AbstractContextManager[object]) -> None:
+        """`turn` is taken for what is large; all processes of a server have the same."""
+        self._turn = turn
         ours, theirs = socket.socketpair()
         options = ["--control", str(theirs.fileno()), f"--compute-device={compute_device}"]
         options += [] if threads is None else [f"--threads={threads}"]
@@ -131,7 +131,7 @@ class SessionProcess:
         if not large:
             yield
             return
-        with turn:
+        with self._turn:
             self._channel.socket.settimeout(TURN_SECONDS)
             yield
             self._channel.socket.settimeout(None)
@@ -200,7 +200,8 @@ class Pool:
     """So many processes are kept ready, so that a client need not wait for the import of torch."""
 
     def __init__(self, ahead: int, compute_device: str, threads: int | None = None) -> None:
-        self._options = (compute_device, threads)
+        turn = threading.RLock()  # to seal and to unseal takes several times its size of memory
+        self._options = (compute_device, threads, turn)
         self._ahead = ahead
         self._lock = threading.Lock()
         self._ready: deque[SessionProcess] = deque()

@@ -3,13 +3,15 @@
 import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import msgspec
 import pytest
 
-from ptrtensor.owner.session_process import SessionProcess, turn
+from ptrtensor.owner.session_process import SessionProcess
 from ptrtensor.wire.control import (
     Answer,
     Assign,
@@ -46,10 +48,16 @@ def frame(message: object) -> bytes:
 
 
 Make = Callable[..., SessionProcess]
+Turn = AbstractContextManager[object]
 
 
 @pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+def turn() -> Turn:
+    return threading.RLock()
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, turn: Turn) -> Iterator[Make]:
     """Starts a process that says these things."""
     made: list[SessionProcess] = []
 
@@ -60,7 +68,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
             return subprocess.Popen(command, pass_fds=passed, stdout=subprocess.PIPE)
 
         monkeypatch.setattr("ptrtensor.owner.session_process.launch", launch)
-        made.append(SessionProcess("cpu"))
+        made.append(SessionProcess("cpu", None, turn))
         return made[-1]
 
     yield started
@@ -150,7 +158,7 @@ def test_what_it_says_at_its_end_is_heard_and_what_it_computed_is_known(make: Ma
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of other processes")
 def test_what_a_process_that_was_killed_computed_is_known() -> None:
-    process = SessionProcess("cpu", 1)
+    process = SessionProcess("cpu", 1, threading.RLock())
     process.assign(ASSIGN, lambda question: None).close()
     deadline = time.monotonic() + SECONDS
     assert process.seconds > 0.1, "to import torch is a part of it"
@@ -182,7 +190,9 @@ def test_large_ones_come_one_after_the_other(make: Make) -> None:
     assert most == [1]
 
 
-def test_one_that_stands_still_does_not_hold_up_the_others(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_stands_still_does_not_hold_up_the_others(
+    make: Make, turn: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ptrtensor.owner.session_process.TURN_SECONDS", 0.2)
     large = Unsealing(bytes(2**21))
     still, other = (
