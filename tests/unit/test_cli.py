@@ -194,6 +194,11 @@ def test_an_address_of_another_machine(ready: list[object]) -> None:
     failed(*ready, "--listen", "192.0.2.1:7700")
 
 
+@pytest.mark.parametrize("device", ["cuda:77", "meta", "no such device"])
+def test_a_device_that_is_not_there(ready: list[object], device: str) -> None:
+    assert repr(device) in failed(*ready, "--compute-device", device)
+
+
 def test_an_address_that_is_taken(ready: list[object]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         message = failed(*ready, "--listen", f"127.0.0.1:{listener.getsockname()[1]}")

@@ -23,7 +23,7 @@ from ptrtensor.owner.server import Limits, Server
 from ptrtensor.owner.state import State
 from ptrtensor.transport.addresses import format_address, parse_address
 from ptrtensor.transport.tls import Credentials
-from ptrtensor.worker.listener import network_listener
+from ptrtensor.worker.listener import check_device, network_listener
 
 log: Final = logging.getLogger("ptrtensor.serve")
 
@@ -70,6 +70,7 @@ def serve(
                 f"{identity} is an authority: it signs for others and does not serve. Make another identity"
             )
         address = parse_address(listen, lowest_port=0)
+        check_device(compute_device)
         rules = Policy() if policy is None else read_policy(policy)
         limits = Limits(sessions=sessions, memory=memory_of(max_memory), objects=max_objects)
         patience = Patience(lease=lease_of(lease))

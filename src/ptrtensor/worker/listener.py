@@ -74,6 +74,22 @@ def serve_connection(sock: socket.socket, served: Served) -> None:
             refuse(sock, Refused(f"the worker met an error of its own: {type(error).__name__}: {error}"))
 
 
+def check_device(name: str) -> None:
+    """Whether this machine has a device of this name, without taking any of its memory.
+
+    :raises PtrTensorError: it has none.
+    """
+    try:
+        device = torch.device(name)
+        module = torch.get_device_module(device)
+        there = module.device_count() if module.is_available() else 0
+    except Exception as error:  # of whatever class; some modules of devices have no count
+        reason = str(error).partition("\n")[0]
+        raise PtrTensorError(f"nothing can be computed on {name!r}: {reason}") from error
+    if (device.index or 0) >= there:
+        raise PtrTensorError(f"there is no device {name!r}: this machine has {there} of type {device.type}")
+
+
 def usable_device(name: str) -> torch.device:
     """The device of this name.
 

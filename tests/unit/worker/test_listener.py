@@ -5,7 +5,7 @@ import torch
 
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.wire.messages import Refused, Synchronize
-from ptrtensor.worker.listener import Refusing, usable_device
+from ptrtensor.worker.listener import Refusing, check_device, usable_device
 
 
 def test_a_usable_device() -> None:
@@ -16,6 +16,19 @@ def test_a_usable_device() -> None:
 def test_a_device_where_nothing_can_be_computed(name: str) -> None:
     with pytest.raises(PtrTensorError, match=r"^this worker cannot compute on .*: .+") as caught:
         usable_device(name)
+    assert repr(name) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu:0"])
+def test_a_device_that_is_there(name: str) -> None:
+    check_device(name)
+
+
+@pytest.mark.parametrize("name", ["meta", "lazy", "no such device", "", "cuda:-2", "cuda:77", "mps:77", "\ud800"])
+def test_a_device_that_is_not_there(name: str) -> None:
+    with pytest.raises(PtrTensorError, match=r"^(nothing can be computed on|there is no device) .*: .+") as caught:
+        check_device(name)
     assert repr(name) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
