@@ -108,12 +108,11 @@ class Client:
     def post(self, instruction: Instruction, command: bytes, site: CallSite) -> None:
         """Add a command, and the definition of its instruction if that is new."""
         self.check()
-        while not self._outbox.join(instruction, command, site):
+        while not (waiting := self._outbox.join(instruction, command, site)):
             self.flush()
         if self._synchronous:
             self.synchronize()
             return
-        waiting = len(self._outbox)
         if self._transport.computes_on_sender:
             self._post_here(waiting)
         elif waiting >= self._most or (waiting % FLUSH_IDLE == 0 and self._worker_is_idle()):

@@ -49,18 +49,22 @@ class Outbox:
             self._names = first + names
         return first
 
-    def join(self, instruction: Instruction, command: bytes, site: CallSite) -> bool:
-        """Add a command; False if its number means something else in this batch, which must go out first [P5.1]."""
+    def join(self, instruction: Instruction, command: bytes, site: CallSite) -> int:
+        """Add a command; how many there are now. 0 if its number means something else in this batch, which must go out
+        first [P5.1].
+        """
+        number = instruction.number
         with self._order:
-            known = self._defined.get(instruction.number)
+            known = self._defined.get(number)
             if known is not instruction:
-                if known is not None and self._uses(instruction.number):
-                    return False
+                if known is not None and self._uses(number):
+                    return 0
                 self._definitions.append(instruction)
-                self._defined[instruction.number] = instruction
-            self._failures.issued(self.next, site)
+                self._defined[number] = instruction
+            waiting = len(self._commands)
+            self._failures.issued(self.first + waiting, site)
             self._commands.append(command)
-            return True
+        return waiting + 1
 
     def _uses(self, number: int) -> bool:
         mark = NUMBER.pack(number)

@@ -242,6 +242,8 @@ class PointerTensor(Pointer):
     dtype: torch.dtype = answered(lambda pointer: DTYPES[pointer._meta.dtype])
     device: torch.device = answered(lambda pointer: pointer._worker.device)
     ndim: int = answered(lambda pointer: len(pointer._meta.shape))
+    layout: torch.layout = answered(lambda pointer: torch.strided)
+    is_sparse: bool = answered(lambda pointer: False)  # optimizers ask it of each gradient in each step
     is_nested: bool = answered(lambda pointer: refuse_compiling())  # what torch.compile asks first
 
     def dim(self) -> int:

@@ -6,6 +6,7 @@ arguments.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -94,54 +95,55 @@ class Call:
         """Held until the command is posted, whatever another thread makes of the pointers meanwhile."""
         self.locals: list[tuple[int, Tensor]] = []
         self.generator: torch.Generator | None = None
-        for value in args:
-            self._read(value)
+        self._read(args)
         for name, value in kwargs.items():
             self.key.append(name)
-            self._read(value)
+            self._read((value,))
         if len(self.pointers) > 1:
             self._read_identities()
         if self.locals:
             self._check_locals()
 
-    def _read(self, value: object) -> None:
-        key = self.key
-        if isinstance(value, Pointer):
-            if value._worker is not self.worker:
-                self._adopt(value)
-            reference = value._reference
-            if reference.spent is not None:
-                check_usable(value)
-            key.append(value._meta)
-            self.pointers.append(value)
-            if isinstance(reference, View):
-                self._read_view(reference)
-            else:
-                self.references.append(reference)
-                self.fields.append(reference.name)
-            if self.operation.offset_matters:
-                key.append(offset_of(value))
-            return
-        if type(value) is int:
-            if self.operation.numbers_are_fields and MIN_FIELD <= value <= MAX_FIELD:
-                key.append(INTEGER)
-                self.fields.append(value)
-            else:
+    def _read(self, values: Sequence[object]) -> None:
+        """One walk for all of them: a call for each would cost as much again."""
+        key, fields = self.key, self.fields
+        operation = self.operation
+        for value in values:
+            if isinstance(value, Pointer):
+                if value._worker is not self.worker:
+                    self._adopt(value)
+                reference = value._reference
+                if reference.spent is not None:
+                    check_usable(value)
+                key.append(value._meta)
+                self.pointers.append(value)
+                if isinstance(reference, View):
+                    self._read_view(reference)
+                else:
+                    self.references.append(reference)
+                    fields.append(reference.name)
+                if operation.offset_matters:
+                    key.append(offset_of(value))
+            elif type(value) is int:
+                if operation.numbers_are_fields and MIN_FIELD <= value <= MAX_FIELD:
+                    key.append(INTEGER)
+                    fields.append(value)
+                else:
+                    key.append(value)
+            elif type(value) is float:
+                if operation.numbers_are_fields:
+                    key.append(FLOAT)
+                    fields.append(value)
+                else:
+                    key.append(_double(value))
+            elif value is True:
+                key.append(TRUE)
+            elif value is False:
+                key.append(FALSE)
+            elif value is None or type(value) is str:
                 key.append(value)
-        elif type(value) is float:
-            if self.operation.numbers_are_fields:
-                key.append(FLOAT)
-                self.fields.append(value)
             else:
-                key.append(_double(value))
-        elif value is True:
-            key.append(TRUE)
-        elif value is False:
-            key.append(FALSE)
-        elif value is None or type(value) is str:
-            key.append(value)
-        else:
-            self._read_other(value)
+                self._read_other(value)
 
     def _read_view(self, view: View) -> None:
         self.references.append(view.base)
@@ -156,8 +158,7 @@ class Call:
         key = self.key
         if isinstance(value, list | tuple):
             key.append((LIST, len(value)))
-            for item in value:
-                self._read(item)
+            self._read(value)
         elif isinstance(value, Tensor):
             self._read_local(value)
         elif isinstance(value, torch.dtype | torch.layout | torch.memory_format):
@@ -204,9 +205,9 @@ class Call:
 
     def _read_identities(self) -> None:
         """Which arguments are the same tensor is part of the key, if any are."""
-        names = [id(pointer) for pointer in self.pointers if pointer is not None]
-        if len(set(names)) != len(names):
-            self.key.append(tuple(names.index(name) for name in names))
+        if len({*map(id, self.pointers)}) != len(self.pointers):
+            names = [*map(id, self.pointers)]
+            self.key.append(tuple(map(names.index, names)))
 
     def shape(self) -> tuple[object, ...]:
         """The key without what only the results depend on: calls of one shape can share an instruction."""

@@ -16,7 +16,8 @@ def share(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -
     """`detach` is 5 of 42 operations of a training step: another pointer with the same reference, nothing sent (D5)."""
     (pointer,) = args
     assert isinstance(pointer, Pointer)
-    check_usable(pointer)
+    if pointer._reference.spent is not None:
+        check_usable(pointer)
     with view_mode(pointer):
         return wrap(pointer._worker, pointer._reference, pointer._meta, offset_of(pointer))
 

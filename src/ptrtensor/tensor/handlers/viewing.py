@@ -9,7 +9,7 @@ from ptrtensor._torch.names import DTYPES
 from ptrtensor._torch.operations import resolve_op
 from ptrtensor._torch.state import isolated, view_mode
 from ptrtensor.tensor.base import Pointer, Wrap
-from ptrtensor.tensor.cache import Extent
+from ptrtensor.tensor.cache import Extent, Key
 from ptrtensor.tensor.dispatch import run
 from ptrtensor.tensor.operation import RELATIVE_VIEWS, UNDECLARED_VIEWS, Args, Kwargs, Operation, operations
 from ptrtensor.tensor.rules import closed_form
@@ -28,7 +28,9 @@ def view(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) ->
     if meta.conj or meta.neg:
         return run(operation, args, kwargs, wrap)
     worker.client.check()
-    key = (operation.number, meta, *[tuple(value) if type(value) is list else value for value in args[1:]])
+    key: Key = (operation.number, meta)
+    if len(args) > 1:
+        key += tuple([tuple(value) if type(value) is list else value for value in args[1:]])
     if kwargs:
         key += tuple(kwargs.items())
     extents = worker.cache.view(key)
@@ -45,11 +47,13 @@ def view(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) ->
         base._viewed = True
     begin = offset_of(base)
     with view_mode(base if operation.is_view else None):
-        views = [
+        if operation.returns_one:
+            shown, offset = extents[0]
+            return wrap(worker, View(worker, root, before + offset, shown, origin), shown, begin + offset)
+        return [
             wrap(worker, View(worker, root, before + offset, shown, origin), shown, begin + offset)
             for shown, offset in extents
         ]
-    return views[0] if operation.returns_one else views
 
 
 def extents_of(operation: Operation, args: Args, kwargs: Kwargs) -> list[Extent]:
