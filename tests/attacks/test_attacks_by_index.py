@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 import torch
-from by_hand import At, ByHand, Part
+from by_hand import At, ByHand, Deviceless, Part
 
 TESTS: Final = Path(__file__).parents[1]
 SCRIPT: Final = TESTS / "attacks" / "fuzzing" / "reproducing.py"
@@ -74,7 +74,7 @@ def test_what_is_read_is_not_given_another_shape() -> None:
     hand = ByHand()
     matrix, bias = hand.put(torch.ones(4, 2)), hand.put(torch.ones(4, 4))
     hand.run("aten::addmm.out", At(bias), At(matrix), At(hand.put(torch.ones(2, 4))), out=At(matrix))
-    assert "must be another tensor" in hand.why(matrix)
+    assert "out and mat1 share memory" in hand.why(matrix)
 
 
 def test_a_number_is_no_dtype() -> None:
@@ -87,3 +87,11 @@ def test_nothing_is_made_on_another_device() -> None:
     hand = ByHand()
     result = hand.run("aten::zeros", [2], device="meta", expect=None)
     assert "takes no such device" in hand.why(result)
+
+
+def test_zeros_without_memory_have_some_here() -> None:
+    """Torch's own can be resized, and are read where nothing is."""
+    hand = ByHand()
+    zeros = hand.run("aten::_efficientzerotensor", [4], device=Deviceless(), expect=[torch.zeros(4)])
+    hand.run("aten::resize_", At(zeros), [8])
+    assert hand.fetch(zeros)[:4].tolist() == [0, 0, 0, 0]

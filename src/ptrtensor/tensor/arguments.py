@@ -8,6 +8,7 @@ from typing import Final, SupportsIndex
 import torch
 from torch import Tensor
 
+from ptrtensor._torch.randomness import set_state
 from ptrtensor.errors import PtrTensorError
 
 SEEDS: Final = range(-(2**63), 2**64)
@@ -60,8 +61,8 @@ def check_state(state: Tensor, compute_device: torch.device) -> None:
         if state.device.type != "cpu" or state.dtype is not torch.uint8:
             raise TypeError(f"it is {state.dtype} on {state.device}, not bytes in this process")
         if compute_device.type == "cpu":  # for another device only the worker can tell
-            torch.Generator("cpu").set_state(state.contiguous())
-    except (TypeError, RuntimeError) as error:
+            set_state(torch.Generator("cpu"), state.contiguous())
+    except (TypeError, ValueError, RuntimeError) as error:
         raise PtrTensorError(
             f"this cannot be the state of a generator ({error}): pass what torch.lazy.get_rng_state() returned"
         ) from error

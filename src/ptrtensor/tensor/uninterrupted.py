@@ -17,18 +17,20 @@ def uninterrupted(act: Callable[[], R]) -> R:
     if threading.current_thread() is not threading.main_thread():
         return act()
     results: list[R] = []
-    ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    errors: list[BaseException] = []
+    ended: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def run() -> None:
+        nonlocal act
         try:
             results.append(act())
         except BaseException as error:
-            ends.put(error)
-        else:
-            ends.put(None)
+            errors.append(error)
+        del act  # this thread may live on for a while: by then it holds nothing of the caller's
+        ended.put(None)
 
     _thread.start_new_thread(run, ())
-    error = ends.get()
-    if error is not None:
-        raise error
-    return results[0]
+    ended.get()
+    if errors:
+        raise errors.pop()
+    return results.pop()

@@ -33,6 +33,7 @@ from ptrtensor.worker.checks import (
 )
 from ptrtensor.worker.checks_of_families import (
     alike_lists,
+    as_many,
     attention,
     bag_sizes,
     bags_in,
@@ -42,9 +43,12 @@ from ptrtensor.worker.checks_of_families import (
     inside_storage,
     labels,
     pivots_of_blocks,
+    repeated,
     scaled,
     segments,
+    spectrum,
     statistics,
+    truncated,
     weight_norm,
 )
 from ptrtensor.worker.checks_of_memory import apart, contiguous, dense, typed, unrepeated
@@ -126,6 +130,11 @@ BAGS: Final = (
 
 ADAPTIVE: Final = (*like("grad_output", "indices"), dense("indices"))
 
+UPSAMPLED: Final = (
+    *(f"_upsample_{kind}2d_aa" for kind in ("bilinear", "bicubic", "lanczos")),
+    *(f"{name}{plane}d" for name in ("upsample_nearest", "_upsample_nearest_exact") for plane in (1, 2, 3)),
+)
+
 POLYNOMIALS: Final = (
     *(f"{kind}_polynomial_{letter}" for kind in ("chebyshev", "shifted_chebyshev") for letter in "tuvw"),
     *("hermite_polynomial_h", "hermite_polynomial_he", "laguerre_polynomial_l", "legendre_polynomial_p"),
@@ -155,6 +164,8 @@ CHECKS: Final[dict[str, tuple[Check, ...]]] = {
         ascending("offsets", elements_of("indices")),
         bag_sizes,
     ),
+    **dict.fromkeys(("_fft_c2c", "_fft_c2r", "_fft_r2c"), (spectrum,)),
+    "_foreach_copy": (as_many("self", "src"),),
     **dict.fromkeys(
         (f"_fused_{optimizer}" for optimizer in ("adagrad_", "adam_", "adamw_", "sgd_")),
         (alike_lists,),
@@ -176,10 +187,7 @@ CHECKS: Final[dict[str, tuple[Check, ...]]] = {
     "_segment_reduce_backward": (segments, *like("grad", "output"), typed("data", "grad", "output")),
     "_unsafe_masked_index": (indices_within,),
     "_unsafe_masked_index_put_accumulate": (indices_within,),
-    **dict.fromkeys(
-        (f"_upsample_{kind}2d_aa{way}" for kind in ("bilinear", "bicubic", "lanczos") for way in ("", "_backward")),
-        (scaled,),
-    ),
+    **dict.fromkeys((f"{kind}{way}" for kind in UPSAMPLED for way in ("", "_backward")), (scaled,)),
     "_weight_norm_interface": (weight_norm("v", "g"),),
     "_weight_norm_interface_backward": (
         *like("saved_v", "grad_w"),
@@ -203,6 +211,9 @@ CHECKS: Final[dict[str, tuple[Check, ...]]] = {
     "batch_norm_backward": BATCH_NORM_BACKWARD,
     "batch_norm_update_stats": (per_channel("input", "running_mean", "running_var"),),
     "binomial": (finite("count", "prob"),),
+    **dict.fromkeys(("div.Tensor_mode", "div.Scalar_mode", "div.out_mode", "div.Scalar_mode_out"), (truncated,)),
+    **dict.fromkeys(("div_.Tensor_mode", "div_.Scalar_mode"), (truncated,)),
+    "embedding_dense_backward": (within("indices", lambda given: given["num_weights"]),),
     "fractional_max_pool2d_backward": fractional_backward(2),
     "fractional_max_pool3d_backward": fractional_backward(3),
     "grid_sampler_2d_backward": grid_backward(2),
@@ -244,6 +255,7 @@ CHECKS: Final[dict[str, tuple[Check, ...]]] = {
     "reflection_pad1d_backward": pad_backward("aten::reflection_pad1d", 1),
     "reflection_pad2d_backward": pad_backward("aten::reflection_pad2d", 2),
     "reflection_pad3d_backward": pad_backward("aten::reflection_pad3d", 3),
+    "repeat_interleave": (repeated,),
     "replication_pad3d": (),
     "replication_pad1d_backward": pad_backward("aten::replication_pad1d", 1),
     "replication_pad2d_backward": pad_backward("aten::replication_pad2d", 2),
@@ -264,4 +276,6 @@ CHECKS: Final[dict[str, tuple[Check, ...]]] = {
         ),
     ),
 }
-"""By name, without `aten::` and overload. None at all: only what its `out=` writes to is checked."""
+"""By name, without `aten::` and, where it is the same for all, without overload. None at all: only what its `out=` writes
+to is checked.
+"""

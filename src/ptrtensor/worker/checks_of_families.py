@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from ptrtensor._torch.memory import is_dense, offset_of
 from ptrtensor.worker.checks import Check, Given, Shape, optional, per_channel, shaped, tensor, within
+
+MOST_REPEATS: Final = 2**48
 
 
 def ctc(given: Given) -> None:
@@ -72,13 +75,56 @@ def labels(given: Given) -> None:
     within("target", lambda given: classes)({"target": used})
 
 
+FACTORS: Final = ("scales_d", "scales_h", "scales_w")
+
+
 def scaled(given: Given) -> None:
     """A factor, where there is one, leads from one size to the other."""
     size = given["input_size"] if "input_size" in given else tensor(given, "self").shape
-    for name, before, after in zip(("scales_h", "scales_w"), size[-2:], given["output_size"], strict=True):
+    plane = len(given["output_size"] or ())
+    if not 0 < plane <= len(FACTORS) or len(size) < plane:
+        raise ValueError("output_size must be one, two or three of the sizes of the input")
+    names = ("scales",) if "scales" in given else FACTORS[-plane:]
+    for name, before, after in zip(names, size[-plane:], given["output_size"], strict=True):
         factor = given.get(name)
         if factor is not None and not (math.isfinite(factor) and abs(before * factor - after) < 1 + 1e-6):
             raise ValueError(f"{name} is {factor}, which does not lead from {before} to {after}")
+
+
+def truncated(given: Given) -> None:
+    """The least integer divided by -1 is none of its kind, and the processor stops the process at it."""
+    dividend, divisor = tensor(given, "self"), given["other"]
+    if given.get("rounding_mode") != "trunc":
+        return
+    kind = torch.result_type(dividend, divisor)
+    if kind in (torch.int32, torch.int64):
+        least = dividend == torch.iinfo(kind).min
+        if bool(least.any()) and bool((least & (divisor == -1)).any()):
+            raise ValueError(f"{torch.iinfo(kind).min} divided by -1 is more than the most that {kind} can hold")
+
+
+def repeated(given: Given) -> None:
+    """The kernel adds up how often each is repeated, and writes as often."""
+    repeats = tensor(given, "repeats")
+    if repeats.numel() and (int(repeats.min()) < 0 or float(repeats.double().sum()) > MOST_REPEATS):
+        raise ValueError(f"repeats must not be negative, and {MOST_REPEATS} together at most")
+
+
+def spectrum(given: Given) -> None:
+    """Each dimension that is transformed is one of the tensor's, and is named once."""
+    dimensions, places = tensor(given, "self").dim(), given["dim"]
+    if any(not 0 <= place < dimensions for place in places) or len({*places}) != len(places):
+        raise ValueError(f"dim must be different ones from 0 to below {dimensions}, not {list(places)}")
+
+
+def as_many(one: str, other: str) -> Check:
+    """Two lists of tensors that the kernel goes through together."""
+
+    def check(given: Given) -> None:
+        if len(given[one]) != len(given[other]):
+            raise ValueError(f"{one} has {len(given[one])} tensors, {other} {len(given[other])}")
+
+    return check
 
 
 def bags_in(rows: int | None) -> Check:

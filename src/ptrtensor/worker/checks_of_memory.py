@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ptrtensor._torch.memory import is_dense, storage_key
+from ptrtensor._torch.memory import is_dense, meta_of, offset_of, storage_key
 from ptrtensor.worker.checks import Check, Given, optional, tensor
 
 
@@ -55,14 +55,36 @@ def typed(other: str, *names: str) -> Check:
 
 
 def apart_from(result: str, *names: str) -> Check:
-    """What is written to, where it is given, is none of these: the kernel would give it another shape first."""
+    """What is written to, where it is given, is none of these, nor lies where they lie: the kernel may give it another
+    shape first, or use what it has looked at before after it wrote there.
+    """
 
     def check(given: Given) -> None:
-        value = given.get(result)
-        if any(value is not None and given.get(name) is value for name in names):
-            raise ValueError(f"{result} must be another tensor than {' and '.join(names)}")
+        for value in tensors(given.get(result)):
+            for name in names:
+                if any(value is other or overlap(value, other) for other in tensors(given.get(name))):
+                    raise ValueError(f"{result} and {name} share memory: write to another tensor")
 
     return check
+
+
+def tensors(value: object) -> list[Tensor]:
+    """Those that an argument consists of."""
+    return [item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, Tensor)]
+
+
+def overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether the stretches of memory that they span have bytes in common, gaps among them."""
+    if storage_key(one) != storage_key(other):
+        return False
+    first, second = stretch(one), stretch(other)
+    return max(first.start, second.start) < min(first.stop, second.stop)
+
+
+def stretch(value: Tensor) -> range:
+    """The bytes of its storage from its first element to its last."""
+    begin = offset_of(value) * value.itemsize
+    return range(begin, begin + meta_of(value).extent)
 
 
 def apart(written: Sequence[str]) -> Check:

@@ -38,17 +38,21 @@ def misfit(kind: str, value: object) -> bool:
 
 def guarded(op: OpOverload[..., object], kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The kernel behind the checks that its operation needs; the same where it needs none."""
-    base = op_name(op).partition(".")[0].removeprefix("aten::")
+    name = op_name(op).removeprefix("aten::")
+    base = name.partition(".")[0]
     arguments = op_arguments(op)
     results = [argument.name for argument in arguments if argument.kwarg_only and writes(argument)]
     names = [argument.name for argument in arguments]
     defaults = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
-    checks: list[Check] = list(CHECKS.get(base, ()))
-    if results and base in CHECKS:
-        checks.append(apart(results))
-    elif not has_tag(op, "pointwise"):  # those may, and see to it themselves
-        others = [name for name in names if name not in results and (base, name) not in ADDED_TO]
-        checks += [apart_from(result, *others) for result in results]
+    known = CHECKS.get(name, CHECKS.get(base))
+    checks: list[Check] = list(known or ())
+    if has_tag(op, "pointwise"):
+        pass  # those may, and see to it themselves
+    elif known is not None:
+        checks += [apart(results)] if results else []
+    else:
+        others = [name for name in names if (base, name) not in ADDED_TO]
+        checks += [apart_from(result, *(name for name in others if name != result)) for result in results]
     if not checks:
         return kernel
 

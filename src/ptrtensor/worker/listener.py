@@ -80,7 +80,7 @@ def check_device(name: str) -> None:
     :raises PtrTensorError: it has none.
     """
     try:
-        device = torch.device(name)
+        device = named_device(name)
         module = torch.get_device_module(device)
         there = module.device_count() if module.is_available() else 0
     except Exception as error:  # of whatever class; some modules of devices have no count
@@ -96,14 +96,20 @@ def usable_device(name: str) -> torch.device:
     :raises PtrTensorError: nothing can be computed there.
     """
     try:
-        device = torch.device(name)
-        if device.type in ("meta", DEVICE_TYPE):
-            raise TypeError("tensors there have no values")
+        device = named_device(name)
         torch.ones(1, device=device).cpu()
         torch.Generator(device)
     except Exception as error:  # of whatever class the device's own code raises
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise PtrTensorError(f"this worker cannot compute on {name!r}: {reason}") from error
+    return device
+
+
+def named_device(name: str) -> torch.device:
+    """:raises TypeError: tensors there have no values; in a client's process pointers are on such a device."""
+    device = torch.device(name)
+    if device.type in ("meta", DEVICE_TYPE):
+        raise TypeError("tensors there have no values")
     return device
 
 

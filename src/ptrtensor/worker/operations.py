@@ -34,6 +34,10 @@ HIDDEN_SHARING: Final = frozenset({"aten::set_", "aten::set", "aten::set_data", 
 """Operations that make their arguments share memory, though their schemas do not say so."""
 
 
+IN_PLACE_OF: Final = {"aten::_efficientzerotensor": "aten::zeros"}
+"""Operations that another one stands for: zeros without memory can be resized, and then are read where nothing is."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """A kernel, and what its schema says: the arguments in order, and for each return whether it is a new result (else
@@ -63,7 +67,7 @@ def operation(name: str) -> Operation:
     """
     if name.partition("::")[0] not in NAMESPACES:
         raise ProtocolError(f"only torch's own operations run at a worker, not {name[:80]!r}")
-    op = resolve_op(name)
+    op = resolve_op(IN_PLACE_OF.get(name, name))
     if op is None:
         raise UnsupportedOpError(f"this worker's torch has no operation {name[:80]!r}: the two sides' torch differ")
     reason = refusal(name, op)

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ptrtensor._torch.randomness import GENERATOR_LOCK, default_generator
+from ptrtensor._torch.randomness import GENERATOR_LOCK, default_generator, set_state
 
 SEED_STEP: Final = 0x9E3779B97F4A7C15
 """Between the seeds of commands: 2 ** 64 by the golden ratio, as in SplitMix64 (Steele, Lea and Flood, 2014)."""
@@ -71,4 +71,4 @@ class Randomness:
 
     @state.setter
     def state(self, state: Tensor) -> None:
-        self._sequence.set_state(state)
+        set_state(self._sequence, state)

@@ -9,15 +9,15 @@ import torch
 from calls import Call
 from torch import Tensor
 
-FAR = (2**31, 2**40, 2**62, -(2**62), 2**31 - 1, -(2**31) - 1)
+FAR = (2**31, 2**40, 2**62, -(2**62), 2**31 - 1, -(2**31) - 1, -(2**31), -(2**63))
 
-FLOATS = (float("nan"), float("inf"), -float("inf"), 0.0, -1.0, 1e30, -1e30, 2.0)
+FLOATS = (float("nan"), float("inf"), -float("inf"), 0.0, -1.0, 1e30, -1e30, 2.0, 1e-15, 1e-320)
 
 DTYPES = (torch.int64, torch.int32, torch.float32, torch.float64, torch.bool, torch.bfloat16, torch.complex64)
 
 ATTRIBUTES = (torch.dtype, torch.layout, torch.memory_format, torch.device)
 
-COMBINED = 12
+COMBINED = 40
 
 
 class Mutation(NamedTuple):

@@ -1,10 +1,14 @@
 """Ctrl-C ends the wait for what must not be interrupted, and not the thing itself."""
 
+import contextlib
+import queue
 import signal
 import threading
 import time
+import weakref
 
 import pytest
+from collecting import collect
 from interrupting import untraced
 
 from ptrtensor.tensor.uninterrupted import uninterrupted
@@ -19,6 +23,39 @@ def test_results_and_errors_come_through() -> None:
     assert uninterrupted(lambda: None) is None
     with pytest.raises(ZeroDivisionError):
         uninterrupted(lambda: 1 // 0)
+
+
+class Given:
+    """Something of the caller's."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_its_thread_holds_nothing_that_was_given(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it has not ended yet: pointers would stay alive at random."""
+    held_up = threading.Event()
+
+    class Held(queue.SimpleQueue[None]):
+        def put(self, item: None, block: bool = True, timeout: float | None = None) -> None:
+            super().put(item)
+            held_up.wait(10)
+
+    monkeypatch.setattr(queue, "SimpleQueue", Held)
+    given = Given()
+    died = weakref.ref(given)
+
+    def act(given: Given = given) -> Given:
+        if fails:
+            raise ZeroDivisionError
+        return given
+
+    try:
+        with contextlib.suppress(ZeroDivisionError):
+            uninterrupted(act)
+        del given, act
+        collect()
+        assert died() is None
+    finally:
+        held_up.set()
 
 
 def test_another_thread_runs_it_itself() -> None:

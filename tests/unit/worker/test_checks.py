@@ -66,7 +66,10 @@ CASES: list[tuple[Check, dict[str, Any], dict[str, Any]]] = [
     (apart(["out"]), {"x": MATRIX, "out": torch.ones(1)}, {"x": SHARED, "out": SHARED[1:]}),
     (apart(["out"]), {"x": SHARED, "y": SHARED, "out": torch.ones(1)}, {"out": torch.ones(1).expand(3)}),
     (apart(["out"]), {"x": NOTHING, "out": torch.ones(0, 5)}, {"x": NOTHING, "out": NOTHING}),
-    (apart_from("out", "x"), {"x": SHARED, "out": SHARED[:]}, {"x": SHARED, "out": SHARED}),
+    (apart_from("out", "x"), {"x": NOTHING, "out": NOTHING[:]}, {"x": NOTHING, "out": NOTHING}),
+    (apart_from("out", "x"), {"x": SHARED[:1], "out": SHARED[1:]}, {"x": SHARED, "out": SHARED[1:]}),
+    (apart_from("out", "x"), {"x": [SHARED[:1]], "out": SHARED[1:]}, {"x": [MATRIX, SHARED], "out": SHARED[1:]}),
+    (apart_from("out", "x"), {"x": None, "out": SHARED}, {"x": SHARED.view(torch.uint8)[:1], "out": SHARED}),
 ]
 
 

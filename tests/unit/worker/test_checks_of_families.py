@@ -8,6 +8,7 @@ import torch
 from ptrtensor.worker.checks import Check
 from ptrtensor.worker.checks_of_families import (
     alike_lists,
+    as_many,
     attention,
     bag_sizes,
     bags_in,
@@ -17,9 +18,12 @@ from ptrtensor.worker.checks_of_families import (
     inside_storage,
     labels,
     pivots_of_blocks,
+    repeated,
     scaled,
     segments,
+    spectrum,
     statistics,
+    truncated,
     weight_norm,
 )
 
@@ -48,6 +52,8 @@ BLOCKS = {"LD": torch.zeros(3, 3), "pivots": torch.tensor([1, -2, -2], dtype=tor
 FUSED = {"self": [torch.zeros(2)], "grads": [torch.zeros(2)], "empty": [], "state_steps": [torch.zeros(())], "lr": 0.1}
 NAMED = {"self": torch.zeros(2, 3), "target": torch.tensor([-100, 2]), "ignore_index": -100}
 RESIZED = {"self": torch.zeros(1, 1, 2, 2), "output_size": [3, 4], "scales_h": 1.7, "scales_w": None}
+LEAST = {"self": torch.tensor([5, -(2**63)]), "other": torch.tensor([-1, 1]), "rounding_mode": "trunc"}
+SHRUNK = {"self": torch.zeros(1, 1, 8), "output_size": [4], "scales": 0.5}
 VIEW = {"self": torch.zeros(4), "size": [2], "stride": [2], "storage_offset": 1}
 
 CASES: list[tuple[Check, dict[str, Any], dict[str, Any]]] = [
@@ -86,6 +92,19 @@ CASES: list[tuple[Check, dict[str, Any], dict[str, Any]]] = [
     (labels, NAMED | {"self": torch.zeros(3)}, {"target": torch.tensor(-1)}),
     (scaled, RESIZED, {"scales_h": 0.9}),
     (scaled, RESIZED | {"input_size": [1, 1, 2, 2]}, {"scales_w": float("inf")}),
+    (scaled, SHRUNK, {"scales": 1e-320}),
+    (scaled, SHRUNK | {"scales": None}, {"output_size": None}),
+    (truncated, LEAST, {"other": -1}),
+    (truncated, LEAST, {"other": torch.tensor(-1)}),
+    (truncated, LEAST | {"rounding_mode": "floor", "other": -1}, {"rounding_mode": "trunc"}),
+    (truncated, LEAST | {"other": -1.0}, {"other": -1}),
+    (truncated, {**LEAST, "self": torch.zeros(0).int(), "other": -1}, {"self": torch.tensor([-(2**31)]).int()}),
+    (repeated, {"repeats": torch.tensor([2, 0])}, {"repeats": torch.tensor([2, -1])}),
+    (repeated, {"repeats": torch.zeros(0).long()}, {"repeats": torch.full((4,), 2**62)}),
+    (spectrum, {"self": torch.zeros(2, 3), "dim": [0, 1]}, {"dim": [0, 2]}),
+    (spectrum, {"self": torch.zeros(2, 3), "dim": [1]}, {"dim": [-1]}),
+    (spectrum, {"self": torch.zeros(2, 3), "dim": [1]}, {"dim": [1, 1]}),
+    (as_many("self", "src"), {"self": [torch.zeros(1)], "src": [torch.zeros(2)]}, {"src": []}),
     (pivots_of_blocks, BLOCKS, {"B": torch.zeros(5, 3, 1)}),
     (alike_lists, FUSED, {"grads": [torch.zeros(1)]}),
     (alike_lists, FUSED, {"state_steps": [torch.zeros(2)]}),

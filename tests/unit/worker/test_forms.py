@@ -52,6 +52,28 @@ def test_checks_see_defaults_and_names() -> None:
 
 def test_every_name_in_the_table_is_an_operation_that_runs() -> None:
     for name in CHECKS:
-        packet = getattr(torch.ops.aten, name)
-        overloads = [getattr(packet, overload) for overload in packet.overloads()]
+        base, _, overload = name.partition(".")
+        packet = getattr(torch.ops.aten, base)
+        overloads = [getattr(packet, each) for each in ([overload] if overload else packet.overloads())]
         assert [op for op in overloads if refusal(f"aten::{name}", op) is None], name
+
+
+def test_what_is_written_to_lies_nowhere_else() -> None:
+    """Two results would be sorted into each other, and indices overwritten that were looked at before."""
+    kernel = operation("aten::sort.values_stable").kernel
+    shared = torch.zeros(9, dtype=torch.int64)
+    kernel(torch.arange(4), stable=False, dim=0, values=shared[:4], indices=shared[4:8])
+    with pytest.raises(ValueError, match="values and indices share memory"):
+        kernel(torch.arange(4), stable=False, dim=0, values=shared[:4], indices=shared[1:5])
+
+
+def test_a_pointwise_operation_may_write_over_its_arguments() -> None:
+    values = torch.tensor([7, 8])
+    operation("aten::div.out_mode").kernel(values, torch.tensor([2, 2]), rounding_mode="trunc", out=values)
+    assert values.tolist() == [3, 4]
+
+
+def test_a_division_without_rounding_is_not_slowed_down() -> None:
+    op = resolve_op("aten::div.Tensor")
+    assert op is not None
+    assert operation("aten::div.Tensor").kernel is native_kernel(op)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import ptrtensor as pt
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.wire.messages import Refused, Synchronize
 from ptrtensor.worker.listener import Refusing, check_device, usable_device
@@ -26,7 +27,7 @@ def test_a_device_that_is_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["meta", "lazy", "no such device", "", "cuda:-2", "cuda:77", "mps:77", "\ud800"])
-def test_a_device_that_is_not_there(name: str) -> None:
+def test_a_device_that_is_not_there(name: str, virtual_worker: pt.VirtualWorker) -> None:
     with pytest.raises(PtrTensorError, match=r"^(nothing can be computed on|there is no device) .*: .+") as caught:
         check_device(name)
     assert repr(name) in str(caught.value)

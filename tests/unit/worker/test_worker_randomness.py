@@ -174,3 +174,22 @@ def test_every_seed_that_can_travel(seed: int) -> None:
 def test_the_generator_of_the_process_is_left_alone(op: str) -> None:
     """Another thread of a caller in this process may draw from it meanwhile."""
     assert "generator" in drawing(op).names
+
+
+@pytest.mark.parametrize(("left", "following"), [(624, 624), (2, 624), (1, 2**40), (624, 2)])
+def test_a_state_that_leads_beyond_its_numbers(left: int, following: int) -> None:
+    """Torch would take it, and draw what lies behind it in memory."""
+    randomness = Randomness(CPU)
+    state = randomness.state
+    state[8:12].view(torch.int32).fill_(left)
+    state[16:24].view(torch.int64).fill_(following)
+    with pytest.raises(ValueError, match="numbers are left"):
+        randomness.state = state
+
+
+def test_states_that_generators_have() -> None:
+    randomness, generator = Randomness(CPU), torch.Generator().manual_seed(3)
+    for drawn in (0, 1, 622, 623, 624, 1):
+        torch.rand(drawn, generator=generator)
+        randomness.state = generator.get_state()
+        assert torch.equal(randomness.state, generator.get_state())
