@@ -18,7 +18,6 @@ from ptrtensor.wire.messages import (
     Hello,
     Missing,
     Put,
-    Refused,
     Synchronize,
     Value,
     Welcome,
@@ -46,8 +45,6 @@ class EchoWorker:
     def handle(self, message: ClientMessage, payload: memoryview) -> Iterable[tuple[WorkerMessage, Buffer | None]]:
         self.messages.append(message)
         match message:
-            case Hello(token="refuse me"):
-                return [(Refused("as you wish"), None)]
             case Hello():
                 return [(Welcome(PROTOCOL_VERSION, "0.1.0", "2.13.0", "echo", "epoch", "cpu"), None)]
             case Put(name):

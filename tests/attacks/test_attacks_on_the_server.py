@@ -6,6 +6,7 @@ import os
 import signal
 import struct
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from wire_samples import META, command, drop, frame, header, raw_frame
 
 import ptrtensor as pt
 from ptrtensor.owner import session_process, status
+from ptrtensor.owner.audit import records
 from ptrtensor.owner.hosted_session import Patience
 from ptrtensor.owner.server import Limits
 from ptrtensor.owner.status import ask_status
 from ptrtensor.transport.resumable import HEADER as LINK_HEADER
 from ptrtensor.transport.resumable import KEPT_BYTES, OFFSET, PING, Kind, end
 from ptrtensor.wire.instruction import Argument, Constant, Instruction, Items, ObjectSlot
+from ptrtensor.wire.limits import MAX_MESSAGE_BYTES
 from ptrtensor.wire.messages import (
     Annotate,
     AskRelease,
@@ -49,6 +52,7 @@ from ptrtensor.wire.messages import (
     Value,
 )
 from ptrtensor.wire.metadata import TensorMeta
+from ptrtensor.worker.owner import NO_SUCH_OBJECT, TOO_MANY_OBJECTS, TOO_MUCH_MEMORY
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -79,11 +83,28 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(hospital: Besieged) -> Iterator[Intruder]:
-    """For attacks that must not end the session."""
+def tried() -> Counter[str]:
+    """What was refused in the shared session, and how often."""
+    return Counter()
+
+
+@pytest.fixture(scope="module")
+def shared(hospital: Besieged, tried: Counter[str]) -> Iterator[Intruder]:
+    """For attacks that must not end the session. In the end each of them is in the audit log: those of a kind are
+    counted there, and have not a line each.
+    """
     with contextlib.closing(Intruder(hospital)) as found:
         found.greet()
+        number = hospital.session_of("alice").number
         yield found
+        hospital.news()
+        found.socket.frames(end(""))
+        hospital.wait_for("session ended", session=number)
+    written: Counter[str] = Counter()
+    for record in records(hospital.audit.path):
+        if record["event"] == "denied" and record["session"] == number:
+            written[str(record["what"])] += int(str(record["count"]))
+    assert {what: written[what] for what in tried} == tried
 
 
 @pytest.fixture
@@ -114,28 +135,32 @@ def numbers(*values: int) -> Items:
 
 
 SHAPES: list[tuple[str, str, tuple[Argument, ...]]] = [
+    # Of more than there is:
     ("empty", "aten::empty.memory_format", (numbers(10**12),)),
     ("zeros", "aten::zeros", (numbers(10**12),)),
     ("zeros within the machine's memory", "aten::zeros", (numbers(10**9),)),
     ("overflow", "aten::zeros", (numbers(2**62, 2**62),)),
     ("many sizes", "aten::zeros", (numbers(*[10**6] * 20),)),
-    ("negative", "aten::zeros", (numbers(-1),)),
     ("full", "aten::full", (numbers(2**40), Constant(1.0))),
     ("arange", "aten::arange", (Constant(10**12),)),
     ("linspace", "aten::linspace", (Constant(0.0), Constant(1.0), Constant(10**12))),
     ("eye", "aten::eye", (Constant(10**6),)),
     ("randn", "aten::randn", (numbers(10**12),)),
     ("repeat", "aten::repeat", (ObjectSlot(), numbers(10**6, 10**6))),
-    ("expand and copy", "aten::expand_copy", (ObjectSlot(), numbers(10**12, 2, 3))),
+    ("expand and copy", "aten::expand_copy", (ObjectSlot(), numbers(10**12, 6))),
     ("resize", "aten::resize_", (ObjectSlot(), numbers(10**12))),
     ("pad", "aten::constant_pad_nd", (ObjectSlot(), numbers(0, 10**12))),
-    ("as_strided beyond the end", "aten::as_strided", (ObjectSlot(), numbers(10**12), numbers(1))),
     ("tril_indices", "aten::tril_indices", (Constant(10**7), Constant(10**7))),
+    # Of none:
+    ("negative", "aten::zeros", (numbers(-1),)),
+    ("as_strided beyond the end", "aten::as_strided", (ObjectSlot(), numbers(10**12), numbers(1))),
 ]
 
 
 @pytest.mark.parametrize(("op", "positional"), [case[1:] for case in SHAPES], ids=[case[0] for case in SHAPES])
-def test_more_memory_than_there_is(inside: Intruder, op: str, positional: tuple[Argument, ...]) -> None:
+def test_more_memory_than_there_is(
+    inside: Intruder, tried: Counter[str], op: str, positional: tuple[Argument, ...]
+) -> None:
     """That operation fails, and nothing else."""
     inside.say(Put(10, TensorMeta((6,), (1,), "float32")), bytes(4 * 6))
     objects = [10] * sum(isinstance(argument, ObjectSlot) for argument in positional)
@@ -144,15 +169,16 @@ def test_more_memory_than_there_is(inside: Intruder, op: str, positional: tuple[
     answer = inside.answer(Fetch(1, 10 if op == "aten::resize_" else 20))
     assert isinstance(answer, Failed)
     assert "UnsupportedOpError" not in answer.failure.error, "it was to be tried"
+    tried[TOO_MUCH_MEMORY] += (op, positional) not in [case[1:] for case in SHAPES[-2:]]
 
 
-@pytest.mark.parametrize("op", ["aten::expand", "aten::as_strided", "aten::broadcast_to"])
-def test_a_value_that_is_larger_than_its_memory(inside: Intruder, op: str) -> None:
+@pytest.mark.parametrize("op", ["aten::expand", "aten::as_strided"])
+def test_a_value_that_is_larger_than_its_memory(inside: Intruder, tried: Counter[str], op: str) -> None:
     """A view without memory of its own; it is the copies of it that fail, and to fetch it."""
     inside.say(Put(10, TensorMeta((1,), (1,), "float32")), bytes(4))
     strides = (numbers(0),) if op == "aten::as_strided" else ()
     inside.run(instruction(op, ObjectSlot(), numbers(10**12), *strides), command(1, 10, 20))
-    for copying in ("aten::clone", "aten::neg", "aten::contiguous", "aten::add.Tensor", "aten::cumsum"):
+    for copying in ("aten::clone", "aten::neg", "aten::add.Tensor", "aten::cumsum"):
         slots: tuple[Argument, ...] = (ObjectSlot(),)
         if copying == "aten::add.Tensor":
             slots = (ObjectSlot(), ObjectSlot())
@@ -160,11 +186,12 @@ def test_a_value_that_is_larger_than_its_memory(inside: Intruder, op: str) -> No
             slots = (ObjectSlot(), Constant(0))
         names = [20] * sum(isinstance(slot, ObjectSlot) for slot in slots)
         inside.run(instruction(copying, *slots), command(1, *names, 30))
-        assert isinstance(inside.answer(Fetch(1, 30)), Failed)
-    assert isinstance(inside.answer(Fetch(2, 20)), Failed)
+        assert "allocate" in inside.failure(Fetch(1, 30))
+    assert "allocate" in inside.failure(Fetch(2, 20))
+    tried[TOO_MUCH_MEMORY] += 5
 
 
-def test_a_tensor_that_is_larger_than_its_memory_is_passed_over(inside: Intruder) -> None:
+def test_a_tensor_that_is_larger_than_its_memory_is_passed_over(inside: Intruder, tried: Counter[str]) -> None:
     """Its bytes are, as they come [P3.2]."""
     size = 500 * MIB
     inside.raw(raw_frame(frame(Put(10, TensorMeta((size,), (1,), "uint8")))[16:], payload_bytes=size))
@@ -172,6 +199,7 @@ def test_a_tensor_that_is_larger_than_its_memory_is_passed_over(inside: Intruder
     for _ in range(size // len(zeros)):
         inside.raw(zeros)
     assert isinstance(inside.answer(Fetch(1, 10)), Failed)
+    tried[TOO_MUCH_MEMORY] += 1
 
 
 # --- very many, and very long
@@ -183,7 +211,7 @@ def counters(inside: Intruder) -> Counters:
     return found
 
 
-def test_billions_of_tiny_objects(inside: Intruder) -> None:
+def test_billions_of_tiny_objects(inside: Intruder, tried: Counter[str]) -> None:
     """Past the quota each fails, and one who does not stop is let go before it fills the memory."""
     before = counters(inside).objects
     for begin in range(10**6, 10**6 + 4000, 1000):
@@ -199,9 +227,10 @@ def test_billions_of_tiny_objects(inside: Intruder) -> None:
     assert "QuotaExceededError" in inside.failure(Fetch(2, 10**6 + 3999))
     inside.send_commands(drop(*range(10**6, 10**6 + 4000), *range(2 * 10**6, 2 * 10**6 + 100)))
     assert counters(inside).objects == before
+    tried[TOO_MANY_OBJECTS] += 4100 - (found.objects - before)
 
 
-def test_searches_count_too(inside: Intruder) -> None:
+def test_searches_count_too(inside: Intruder, tried: Counter[str]) -> None:
     for name in range(1, 60):
         inside.say(Put(name, META), bytes(24))
         inside.say(Annotate(name, ("#mine",), ""))
@@ -209,9 +238,10 @@ def test_searches_count_too(inside: Intruder) -> None:
     assert isinstance(answers[0], Found) and isinstance(answers[-1], Failed)
     assert counters(inside).objects <= OBJECTS + 60
     inside.send_commands(drop(*range(10**7, 10**7 + 6000)))
+    tried[TOO_MANY_OBJECTS] += sum(isinstance(answer, Failed) for answer in answers)
 
 
-def test_results_that_nobody_asks_for_count_too(inside: Intruder) -> None:
+def test_results_that_nobody_asks_for_count_too(inside: Intruder, tried: Counter[str]) -> None:
     """What an operation without prediction wrote to is remembered until it is asked for, under a name of its own."""
     inside.say(Put(10, META), bytes(24))
     adding = instruction("aten::neg_", ObjectSlot(), expected=None)
@@ -225,6 +255,7 @@ def test_results_that_nobody_asks_for_count_too(inside: Intruder) -> None:
         begin += 1000
     assert "QuotaExceededError" in inside.failure(Describe(3, begin - 1))
     inside.send_commands(drop(*range(10**8, begin)))
+    tried[TOO_MANY_OBJECTS] += 6000 - OBJECTS
 
 
 LONG = "x" * 5_000_000
@@ -265,7 +296,8 @@ LONG = "x" * 5_000_000
         "name",
     ],
 )
-def test_long_texts(inside: Intruder, message: Message, payload: bytes) -> None:
+def test_long_texts(inside: Intruder, tried: Counter[str], message: Message, payload: bytes) -> None:
+    """Kept, cut or refused; what they ask for is refused as if they were short."""
     inside.say(Put(10, META), bytes(24))
     inside.answer(Search(5, ("#patients",), 60))
     inside.say(message, payload)
@@ -273,6 +305,11 @@ def test_long_texts(inside: Intruder, message: Message, payload: bytes) -> None:
     while heard != Done(7):
         assert not isinstance(heard, Refused), heard
         heard = inside.hear()  # type: ignore[assignment]
+    match message:
+        case CollectRelease():
+            tried["what was asked for"] += 1
+        case Batch(definitions=[Instruction(op=op)]) if op.endswith(LONG):
+            tried["to run what torch does not have"] += 1
 
 
 def test_an_answer_that_is_too_long_costs_no_session(inside: Intruder) -> None:
@@ -286,8 +323,27 @@ def test_an_answer_that_is_too_long_costs_no_session(inside: Intruder) -> None:
 # --- what is somebody else's
 
 
-def test_what_was_taken_is_not_taken_again(inside: Intruder) -> None:
-    """Batches that come again, overlap, or are all of them at once."""
+def test_files_of_the_server(inside: Intruder, tried: Counter[str]) -> None:
+    reading = instruction("aten::from_file", Constant("/etc/passwd"), Constant(False), Constant(6))
+    inside.run(reading, command(1, 20))
+    assert "reaches beyond tensors, to the worker's files" in inside.failure(Fetch(1, 20))
+    tried["to run aten::from_file"] += 1
+
+
+@pytest.mark.parametrize("name", [2**40, 2**63, 2**64 - 1])
+def test_forged_names(inside: Intruder, tried: Counter[str], name: int) -> None:
+    inside.run(instruction("aten::neg", ObjectSlot()), command(1, name, 20))
+    assert "ObjectNotFoundError" in inside.failure(Fetch(1, 20))
+    assert inside.answer(Fetch(2, name)) == Missing(2, name)
+    assert inside.answer(Describe(3, name)) == Missing(3, name)
+    assert isinstance(inside.answer(AskRelease(4, name, "for science")), Denied)
+    tried[NO_SUCH_OBJECT] += 3
+
+
+def test_what_was_taken_is_not_taken_again(inside: Intruder, hospital: Besieged) -> None:
+    """Batches that come again, overlap, or are all of them at once: as after an interruption [P7.2], so it needs no
+    line of the audit log.
+    """
     inside.say(Put(10, META), struct.pack("<6f", *[1.0] * 6))
     doubling = Instruction(1, "aten::add_.Tensor", (ObjectSlot(), ObjectSlot()), {}, False, ())
     begin = inside.sequence
@@ -297,11 +353,13 @@ def test_what_was_taken_is_not_taken_again(inside: Intruder) -> None:
     value = inside.answer(Fetch(1, 10))
     assert isinstance(value, Value)
     assert inside.payload == struct.pack("<6f", *[8.0] * 6)
+    assert hospital.news() == []
 
 
-def test_requests_are_answered_each_under_its_number(inside: Intruder) -> None:
+def test_requests_are_answered_each_under_its_number(inside: Intruder, tried: Counter[str]) -> None:
     for number in (5, 5, 0, -(2**63), 2**64 - 1, 5):
         assert inside.answer(Fetch(number, 2**40)) == Missing(number, 2**40)
+    tried[NO_SUCH_OBJECT] += 6
 
 
 def test_sessions_and_clients_share_no_names(hospital: Besieged, inside: Intruder) -> None:
@@ -322,7 +380,9 @@ def test_private_names_that_are_too_large_for_the_state(inside: Intruder, name: 
     inside.send_commands(drop(name))
 
 
-def test_what_is_denied_again_and_again_does_not_fill_the_log(inside: Intruder, hospital: Besieged) -> None:
+def test_what_is_denied_again_and_again_does_not_fill_the_log(
+    inside: Intruder, hospital: Besieged, tried: Counter[str]
+) -> None:
     """Nor by turns."""
     inside.answer(Search(1, ("#patients",), 60))
     inside.run(instruction("aten::neg", ObjectSlot(), expected=None), command(1, 60, 61))
@@ -332,6 +392,30 @@ def test_what_is_denied_again_and_again_does_not_fill_the_log(inside: Intruder, 
             assert isinstance(inside.answer(message), Denied)
     time.sleep(0.2)
     assert 0 < len([record for record in hospital.news() if record["event"] == "denied"]) <= 30
+    tried["what was asked for"] += 100
+
+
+def test_an_attack_is_written_down_at_once(hospital: Besieged) -> None:
+    """The first of its kind, with what it was about."""
+    with contextlib.closing(Intruder(hospital)) as intruder:
+        intruder.greet()
+        intruder.run(instruction("aten::from_file", Constant("/etc/passwd")), command(1, 20))
+        hospital.wait_for("denied", client="alice", what="to run aten::from_file", operation="aten::from_file", count=1)
+        intruder.run(instruction("aten::" + LONG), command(1, 21))
+        line = hospital.wait_for("denied", what="to run what torch does not have")
+        assert str(line["operation"]).startswith("aten::xxx") and len(str(line)) < 500
+        bomb = TensorMeta((10**12,), (1,), "float32")
+        zeros = instruction("aten::zeros", numbers(10**12), expected=(bomb,))
+        intruder.run(zeros, command(1, 22))
+        line = hospital.wait_for("denied", what=TOO_MUCH_MEMORY, object=22, operation="aten::zeros")
+        assert (line["tensor"], line["bytes"]) == ("float32[1000000000000]", 4 * 10**12)
+        intruder.run(instruction("aten::neg", ObjectSlot()), command(1, 2**63, 23))
+        hospital.wait_for("denied", what=NO_SUCH_OBJECT, object=2**63, operation="aten::neg")
+        for name in range(1000, 1000 + OBJECTS):
+            intruder.say(Put(name, META), bytes(24))
+        hospital.wait_for("denied", what=TOO_MANY_OBJECTS, tensor="float32[2, 3]", bytes=24)
+        intruder.socket.frames(end(""))
+        hospital.wait_for("session ended", client="alice", reason="its client left")
 
 
 def test_what_torch_prints_is_a_few_lines_of_the_log(
@@ -371,6 +455,12 @@ ENDING: list[tuple[str, bytes, str]] = [
     ("unknown frame", LINK_HEADER.pack(9, 3) + b"abc", "unknown kind"),
     ("received what was not sent", received(10**9), "received 1000000000 bytes"),
     ("long payload", data(header(10, 2**64 - 1)), "18446744073709551615 bytes"),
+    ("long message", data(header(MAX_MESSAGE_BYTES + 1, 0)), f"{MAX_MESSAGE_BYTES + 1} bytes"),
+    ("a list of 4294967295", data(raw_frame(frame(Batch(0, 0, []))[16:-1] + b"\xdd\xff\xff\xff\xff")), "none of"),
+    ("a drop of 2**61", data(frame(Batch(0, 1, []), drop(1, count=2**61))), "within a command"),
+    ("deeply nested", data(raw_frame(b"\x84" + frame(Fetch(1, 2))[17:] + b"\xa1x" + b"\x91" * 50_000)), "none of"),
+    ("no protocol", data(b"GET / HTTP/1.1\r\n\r\n"), "wrong first bytes"),
+    ("nobody's operation", data(frame(Batch(0, 0, [Instruction(1, "os::system", (), {}, False, None)]))), "os::system"),
     ("a forged end", end("the worker was stopped by its owner\x1b[2J"), "its client said"),
     ("half a frame", data(frame(Put(1, META), bytes(24)))[:-5], "did not come back in time"),
 ]
@@ -396,7 +486,7 @@ def test_what_ends_a_session(hospital: Besieged, frames: bytes, reason: str) -> 
             heard = message.reason if isinstance(message, Refused) else intruder.socket.ended()
             assert reason in heard
         ended = hospital.wait_for("session ended", session=session.number)
-        assert reason in str(ended["reason"]) or reason == "18446744073709551615 bytes"
+        assert reason in str(ended["reason"])
     hospital.check_it_serves()
 
 

@@ -45,8 +45,13 @@ def test_the_record_of_a_session(tmp_path: Path, data: Path) -> None:
     denied = [record for record in found if record["event"] == "denied"]
     assert all(record["session"] == began["session"] and record["objects"] == ["patients"] for record in denied)
     values = [record["count"] for record in denied if record["what"] == "the value"]
-    assert values == [1, 1, 2, 1], "five, told of at the first, second, fourth, and when something else was asked for"
+    assert values == [1, 1, 2, 1], "five, told of at the first, second, fourth, and when the session ended"
     assert len(denied) == 5
+    product = {"operation": "aten::mul.Tensor", "tensor": "float32[3, 4]", "bytes": 48}
+    assert all(record | product == record for record in denied if record["what"] == "the value")
+    (shape,) = (record for record in denied if record["what"] != "the value")
+    assert shape["operation"] == "aten::nonzero"
+    assert all(isinstance(record["object"], int) for record in denied)
 
 
 def test_a_server_that_cannot_write_its_log_stops(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

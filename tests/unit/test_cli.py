@@ -278,13 +278,15 @@ def test_an_audit_log_is_checked_and_shown(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     audit = Audit(path)
     audit.record("session began", client="alice", session="1")
-    audit.record("denied", client="alice", session="1", what="the value", objects=("patients",))
+    told = {"object": 7, "objects": ("patients",), "operation": "aten::mul.Tensor", "tensor": "float32[3]", "bytes": 12}
+    audit.record("denied", client="alice", session="1", what="the value", **told, count=2)
     audit.record("denied", client="carol", session="2", what="the value", objects=("scans", "patients"))
     audit.close()
     assert run("audit", "verify", path).output.startswith(f"{path} holds together: 3 records, last ")
     assert run("audit", "show", path).output.count("\n") == 3
     shown = run("audit", "show", path, "--event", "denied", "--client", "alice", "--since", "2020-01-01")
-    assert shown.output.count("\n") == 1 and "what=the value" in shown.output
+    about = "object=7  objects=['patients']  operation=aten::mul.Tensor  tensor=float32[3]  bytes=12  count=2"
+    assert shown.output.count("\n") == 1 and f"what=the value  {about}" in shown.output
     assert run("audit", "show", path, "--session", "2", "--since", "9999-12-31T23:59").output == ""
     assert "yesterday" in run("audit", "show", path, "--since", "yesterday").output
     assert run("audit", "show", path, "--object", "patients").output.count("\n") == 2

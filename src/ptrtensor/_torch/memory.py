@@ -34,6 +34,9 @@ madvise: Final = system_madvise()
 MEMORYLESS_KEYS: Final = ("Python", "Functionalize", "FuncTorchBatched", "FuncTorchGradWrapper")
 """Dispatch keys of tensors that stand for others."""
 
+WANT_OF_MEMORY: Final = ("you tried to allocate", "Storage size calculation overflowed")
+"""What torch says of main memory, without a class for it."""
+
 
 def meta_of(tensor: Tensor) -> TensorMeta:
     """The metadata of a dense tensor, local or fake; `UnsupportedOpError` names any other layout or dtype."""
@@ -136,6 +139,13 @@ def tensor_of(meta: TensorMeta, payload: memoryview) -> Tensor:
     if not is_dense(laid_out):
         raise ValueError("the values do not fill the payload, each once")
     return laid_out
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this needed more memory than there is, or than there can be."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in WANT_OF_MEMORY)
 
 
 def storage_key(tensor: Tensor) -> int:

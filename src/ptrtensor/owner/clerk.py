@@ -30,6 +30,7 @@ from ptrtensor.wire.control import (
     Invited,
     Inviting,
     Listing,
+    Offence,
     Publication,
     Question,
     Reading,
@@ -45,6 +46,7 @@ log: Final = logging.getLogger("ptrtensor.serve")
 Record = Callable[..., None]
 
 MAX_FAILURE_CHARACTERS: Final = 500
+MAX_OFFENCE_CHARACTERS: Final = 500
 ROOM_BYTES: Final = 8192
 """For what stands in a box beside the value."""
 
@@ -87,6 +89,8 @@ class Clerk:
         self._told = self._counted = 0.0
         """Seconds of this session: those that its process told of, and those that were counted."""
         self._looked: float | None = None
+        self.offence = ""
+        """Why the client was refused; empty where it was not."""
         self._denials = Tally(self._deny)
         self._receipts = Tally(self._receive)
 
@@ -135,8 +139,11 @@ class Clerk:
 
     def _answer(self, question: Question) -> Answer | None:
         match question:
-            case Denial(what, labels, count):
-                self._note("denied", what=what, objects=labels, count=count)
+            case Denial():
+                self._deny(question, question.count)
+                return None
+            case Offence(reason):
+                self.offence = reason[:MAX_OFFENCE_CHARACTERS]
                 return None
             case Reading():
                 return self._read(question)
@@ -167,8 +174,17 @@ class Clerk:
     def _note(self, event: str, **fields: object) -> None:
         self._record(event, session=self._session, client=self._peer.name, **fields)
 
-    def _deny(self, name: int, labels: tuple[str, ...], count: int) -> None:
-        self._note("denied", what="a request", object=name, objects=labels, count=count)
+    def _deny(self, denial: Denial, count: int) -> None:
+        told = {
+            "request": denial.request,
+            "object": denial.name,
+            "objects": denial.labels,
+            "operation": denial.operation,
+            "tensor": denial.tensor,
+            "bytes": denial.size,
+        }
+        known = {name: value for name, value in told.items() if value not in (None, "", ())}
+        self._note("denied", what=denial.what, **known, count=count)
 
     def _receive(self, sender: str, labels: tuple[str, ...], size: int, count: int) -> None:
         self._note("received", objects=labels, sender=sender, bytes=size, count=count)
@@ -251,7 +267,10 @@ class Clerk:
     def _ask(self, asking: Asking) -> Request:
         never = [label for label, rule in self._rules(asking.labels).items() if rule.read == "never"]
         if never or not asking.labels:
-            self._denials.add(asking.labels, asking.name, asking.labels)
+            tensor = "" if asking.meta is None else str(asking.meta)
+            size = len(asking.value)
+            denial = Denial("a request", asking.labels, 1, asking.name, asking.operation, tensor, size)
+            self._denials.add(asking.labels, denial)
             raise PtrTensorError(f"{', '.join(never)} may not be read, nor asked for")
         request = self._kept.file(self._peer, self._session, asking)
         self._note(

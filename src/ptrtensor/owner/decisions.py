@@ -22,8 +22,13 @@ def note_decisions(requests: Requests, write_down: Callable[..., None], stopping
                 write_down(
                     request.status if request.status != "collected" else "approved",
                     request=request.id,
+                    session=request.session,
                     client=request.client,
+                    object=request.object,
                     objects=request.labels,
+                    operation=request.operation,
+                    tensor=request.tensor,
+                    bytes=request.size,
                     decider=request.decider,
                     decided=request.decided,
                     answer=request.answer,

@@ -92,8 +92,9 @@ class HostedSession:
         finally:
             self._relay.close()
             said = self._relay.ended and f"its client said {self._relay.ended!r}"
-            reason = self._reason or said or reason
-            reason = self.process.end() or reason
+            stopped = self._reason
+            # With its end comes what the process had still to say: of an offence, too.
+            reason = self.process.end() or stopped or self.clerk.offence or said or reason
             self.clerk.close(self.process.seconds)
             self.when_ended(self, Ended(reason, time.monotonic() - self.began))
 

@@ -55,6 +55,11 @@ class Request:
         return "a failed operation" if self.meta is None else str(self.meta)
 
     @property
+    def size(self) -> int:
+        """Of its value, also where that is not kept."""
+        return 0 if self.meta is None else self.meta.nbytes
+
+    @property
     def release(self) -> Release:
         """What its client may know: whether there is a value, and its shape, are private until it is collected."""
         return Release(self.id, self.status, self.reason, self.asked, self.answer)

@@ -33,13 +33,12 @@ LOOK_SECONDS: Final = 100e-6
 def serve(sock: socket.socket, served: Served, allocate: Allocate = allocate) -> None:
     """Answer the messages on this socket until the client closes it, or is refused.
 
-    :raises ProtocolError: the client broke the protocol; it has been told, the caller closes the socket.
+    :raises RefusedError: it is refused, and the caller is to tell it.
+    :raises ProtocolError: the client broke the protocol; likewise.
     :raises OSError: the connection broke.
     """
     try:
         Serving(sock, served, allocate).run()
-    except RefusedError as refusal:
-        refuse(sock, refusal.reply)
     finally:
         served.when_paused(None)  # else they would hold each other, and all that a client left
 

@@ -1,6 +1,6 @@
 """What a server and its sessions' processes say to each other, on one machine. None of it comes from a client."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 else:
     Bytes = memoryview
 """Of what may be large: as it arrives it is a part of the message, and no copy."""
+
+MOST: Final = 2**63 - 1
+"""Of bytes that are told: a view of one number may have more."""
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -62,11 +65,25 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Denial(msgspec.Struct, frozen=True, tag=True):
-    """A client asked for what it may not have: what it was, of which private publications, so many times."""
+    """A client asked for what it may not have: what it was, of which private publications, so many times. The rest is
+    of the last one: the object, as far as there is one, what made it or was to, what it is or would be, and its bytes.
+    """
 
     what: str
-    labels: tuple[str, ...]
-    count: int
+    labels: tuple[str, ...] = ()
+    count: int = 1
+    name: int | None = None
+    operation: str = ""
+    tensor: str = ""
+    size: int | None = None
+    request: str = ""
+    """That was to be collected."""
+
+
+class Offence(msgspec.Struct, frozen=True, tag=True):
+    """The client is refused, and with this the session ends: why."""
+
+    reason: str
 
 
 class Reading(msgspec.Struct, frozen=True, tag=True):
@@ -185,7 +202,7 @@ class Reported(msgspec.Struct, frozen=True, tag=True):
     object_bytes: int
 
 
-Question = Denial | Reading | Consumption | Asking | Listing | Collecting | Inviting | Sealing | Unsealing
+Question = Denial | Offence | Reading | Consumption | Asking | Listing | Collecting | Inviting | Sealing | Unsealing
 """What a session's process asks of the owner, or tells."""
 
 Answer = Verdict | Filed | Collected | Invited | Boxed | Unsealed

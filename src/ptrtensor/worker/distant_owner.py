@@ -6,11 +6,15 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
+import msgspec
+
 from ptrtensor.errors import PermissionDeniedError, QuotaExceededError
 from ptrtensor.wire.control import (
+    MOST,
     Answer,
     Asking,
     Boxed,
@@ -25,6 +29,7 @@ from ptrtensor.wire.control import (
     Invited,
     Inviting,
     Listing,
+    Offence,
     Question,
     Reading,
     Sealing,
@@ -33,6 +38,7 @@ from ptrtensor.wire.control import (
     Verdict,
 )
 from ptrtensor.wire.messages import Release
+from ptrtensor.wire.metadata import TensorMeta
 from ptrtensor.worker.channel import Channel
 from ptrtensor.worker.owner import Owner, private
 from ptrtensor.worker.store import PUBLIC, Labels
@@ -41,6 +47,9 @@ COUNT_SECONDS: Final = 0.5
 
 MAX_KINDS: Final = 1000
 """Of denials that are counted apart, and of what is remembered of operations."""
+
+MAX_NAME_CHARACTERS: Final = 100
+"""Of an operation or a request, as the client calls it."""
 
 
 class DistantOwner(Owner):
@@ -77,6 +86,10 @@ class DistantOwner(Owner):
         if self._metered:
             tell(self._channel, self._consumption())
 
+    def note_offence(self, reason: str) -> None:
+        """The client is about to be refused."""
+        tell(self._channel, Offence(reason))
+
     # --- reading
 
     def is_open(self, labels: Labels) -> bool:
@@ -89,24 +102,38 @@ class DistantOwner(Owner):
         for label in reading.labels:
             grant = self._grants.get(label, Grant())
             if grant.read != "always":
-                self._denials.add(what, labels)
+                self._denials.add(denial_of(reading))
                 way = "ask for it with .request(reason)" if grant.read == "ask" else "it cannot be asked for either"
                 raise PermissionDeniedError(
                     f'{private(what, labels)}; {grant.rule} says read = "{grant.read}" for {label}: {way}'
                 )
         verdict = self._ask(reading)
         if not isinstance(verdict, Verdict) or verdict.against:
-            self._denials.add(what, labels)
+            self._denials.add(denial_of(reading))
             raise PermissionDeniedError(f"{private(what, labels)}: {against(verdict)}")
 
-    def deny(self, what: str, labels: Labels) -> None:
-        self._denials.add(what, labels)
-        super().deny(what, labels)
+    def deny(self, reading: Reading) -> None:
+        self._denials.add(denial_of(reading))
+        super().deny(reading)
+
+    def note_denial(
+        self,
+        what: str,
+        name: int | None = None,
+        labels: Labels = PUBLIC,
+        operation: str = "",
+        meta: TensorMeta | None = None,
+    ) -> None:
+        tensor, size = ("", None) if meta is None else (str(meta), min(meta.nbytes, MOST))
+        operation = operation[:MAX_NAME_CHARACTERS]
+        self._denials.add(Denial(what, tuple(sorted(labels)), 1, name, operation, tensor, size))
 
     def ask(self, asking: Asking) -> list[Release]:
         never = [label for label in asking.labels if self._grants.get(label, Grant()).read == "never"]
         if never:
-            self._denials.add("a request", frozenset(asking.labels))
+            tensor = "" if asking.meta is None else str(asking.meta)
+            size = len(asking.value)
+            self._denials.add(Denial("a request", asking.labels, 1, asking.name, asking.operation, tensor, size))
             raise PermissionDeniedError(f"{', '.join(never)} may not be read, nor asked for")
         return self._filed(self._ask(asking))
 
@@ -116,7 +143,7 @@ class DistantOwner(Owner):
     def collect(self, id: str) -> Collected:
         answer = self._ask(Collecting(id))
         if not isinstance(answer, Collected):
-            self._denials.add("what was asked for", frozenset())
+            self._denials.add(Denial("what was asked for", request=id[:MAX_NAME_CHARACTERS]))
             raise PermissionDeniedError(f"request {id[:80]}: {against(answer)}")
         return answer
 
@@ -129,7 +156,9 @@ class DistantOwner(Owner):
     def seal(self, sealing: Sealing) -> Bytes:
         answer = self._ask(sealing)
         if not isinstance(answer, Boxed):
-            self._denials.add("to move", frozenset(sealing.labels))
+            tensor = "" if sealing.meta is None else str(sealing.meta)
+            denial = Denial("to move", sealing.labels, 1, sealing.name, sealing.operation, tensor, sealing.size)
+            self._denials.add(denial)
             raise PermissionDeniedError(against(answer))
         return answer.box
 
@@ -154,7 +183,6 @@ class DistantOwner(Owner):
                 self._forbidden.clear()
             against = self._forbidden[op, labels] = self._against(op.partition(".")[0], labels)
         if against:
-            self._denials.add(f"to run {op.partition('.')[0]}", labels)
             raise PermissionDeniedError(against)
 
     def _against(self, op: str, labels: Labels) -> str:
@@ -185,6 +213,15 @@ class DistantOwner(Owner):
         return used
 
 
+@dataclass(slots=True)
+class Counted:
+    """Of one kind: the last, how many there were, and how many of them were told of."""
+
+    last: Denial
+    count: int = 0
+    told: int = 0
+
+
 class Denials:
     """Tells the server of requests that were denied: of each kind the first at once, then so many as make a power of
     two, so that a client that asks again and again, for one thing or in turns, does not fill the log.
@@ -192,28 +229,34 @@ class Denials:
 
     def __init__(self, channel: Channel[FromServer]) -> None:
         self._channel = channel
-        self._counts: dict[tuple[str, Labels], int] = {}
-        self._told: dict[tuple[str, Labels], int] = {}
+        self._kinds: dict[tuple[str, tuple[str, ...]], Counted] = {}
 
-    def add(self, what: str, labels: Labels) -> None:
-        kind = (what, labels)
-        if kind not in self._counts and len(self._counts) >= MAX_KINDS:
-            kind = (what, PUBLIC)  # all the others
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        if self._counts[kind].bit_count() == 1:
-            self._send(kind)
+    def add(self, denial: Denial) -> None:
+        kind = (denial.what, denial.labels)
+        if kind not in self._kinds and len(self._kinds) >= MAX_KINDS:
+            kind = ("", ())  # all the others
+        counted = self._kinds.setdefault(kind, Counted(denial))
+        counted.count += 1
+        counted.last = denial
+        if counted.count.bit_count() == 1:
+            self._send(counted)
 
     def send(self) -> None:
         """Tell of those that were not told of yet."""
-        for kind in list(self._counts):
-            self._send(kind)
+        for counted in list(self._kinds.values()):
+            self._send(counted)
 
-    def _send(self, kind: tuple[str, Labels]) -> None:
-        count, told = self._counts[kind], self._told.get(kind, 0)
+    def _send(self, counted: Counted) -> None:
+        count, told = counted.count, counted.told
         if count > told:
-            what, labels = kind
-            tell(self._channel, Denial(what, tuple(sorted(labels)), count - told))
-            self._told[kind] = count
+            tell(self._channel, msgspec.structs.replace(counted.last, count=count - told))
+            counted.told = count
+
+
+def denial_of(reading: Reading) -> Denial:
+    return Denial(
+        reading.what, reading.labels, 1, reading.name, reading.operation, reading.tensor, reading.size or None
+    )
 
 
 def tell(channel: Channel[FromServer], question: Question) -> None:

@@ -9,14 +9,15 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ptrtensor._torch.memory import meta_of
+from ptrtensor._torch.memory import is_out_of_memory, meta_of
 from ptrtensor._torch.subclass import with_lazy_bits
 from ptrtensor.errors import ObjectNotFoundError, PtrTensorError, UnsupportedOpError
 from ptrtensor.wire.limits import MAX_FAILURE_TEXT, MAX_RESULTS
 from ptrtensor.wire.messages import Failure
+from ptrtensor.worker.owner import NO_SUCH_OBJECT, TOO_MUCH_MEMORY, Owner
 from ptrtensor.worker.program import Fields, Program
 from ptrtensor.worker.randomness import Randomness
-from ptrtensor.worker.store import Outcome, Poison, Store, Value, extent_of
+from ptrtensor.worker.store import PUBLIC, Outcome, Poison, Store, Value, extent_of
 
 MAX_HELD_FAILURES: Final = 4096
 """Failures that wait to be reported; of those beyond, their results tell."""
@@ -25,8 +26,10 @@ INTERRUPTED: Final = "the operation was interrupted; what it writes may be half 
 
 
 class Executor:
-    def __init__(self, store: Store, randomness: Randomness, *, in_process: bool = False) -> None:
+    def __init__(self, store: Store, randomness: Randomness, owner: Owner, *, in_process: bool = False) -> None:
         self.failures: list[Failure] = []
+        self.tells = True
+        """Whether failures are told, to the client or to the owner: those of private commands are not [P11.4]."""
         self.executed = 0
         """The sequence number of the command that runs next."""
         self.operations = 0
@@ -34,6 +37,7 @@ class Executor:
         self._in_process = in_process
         self._store = store
         self._randomness = randomness
+        self._owner = owner
 
     def run(self, program: Program, fields: Fields, sequence: int) -> None:
         """Run one command. A failure of it is kept, never raised.
@@ -98,6 +102,8 @@ class Executor:
                 if not interrupted:  # of Ctrl-C its caller is told by Ctrl-C itself
                     self._report(failure)
                 self._fail(program, fields, failure)
+                if self.tells and is_out_of_memory(error):
+                    self.note_denial(TOO_MUCH_MEMORY, program, fields)
             if interrupted:
                 raise
 
@@ -109,6 +115,12 @@ class Executor:
         self._report(failure)
         self._store.poison_storages(self._written(program, fields), failure, written=False)
         self._poison_results(program, fields, failure)
+
+    def note_denial(self, what: str, program: Program, fields: Fields) -> None:
+        """The owner learns of a command that its client is told was not done."""
+        names = [int(fields[field]) for field in (*program.object_fields, -1)]
+        labels = PUBLIC.union(*(self._store.labels.get(name, PUBLIC) for name in names))
+        self._owner.note_denial(what, names[-1], labels, program.instruction.op, program.prediction)
 
     def poison(self, name: int, failure: Failure) -> None:
         """A value that could not be made, for a reason that is to be reported."""
@@ -184,6 +196,8 @@ class Executor:
             error = ObjectNotFoundError(f"the worker holds no object {missing}")
             failure = Failure(sequence, program.instruction.op[:MAX_FAILURE_TEXT], *explain(error))
             self._report(failure)
+            if self.tells:
+                self._owner.note_denial(NO_SUCH_OBJECT, missing, operation=program.instruction.op)
         self._store.poison_storages(self._written(program, fields), failure, written=False)
         self._poison_results(program, fields, failure)
         if program.makes_views and poison is not None and poison.value is not None:
@@ -213,7 +227,7 @@ class Executor:
         return {int(fields[field]) for field in program.touched_fields}
 
     def _report(self, failure: Failure) -> None:
-        if len(self.failures) < MAX_HELD_FAILURES:
+        if self.tells and len(self.failures) < MAX_HELD_FAILURES:
             self.failures.append(failure)
 
 

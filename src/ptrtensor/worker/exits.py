@@ -5,10 +5,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ptrtensor._torch.memory import bytes_of, dense, meta_of
+from ptrtensor._torch.memory import bytes_of, dense, is_out_of_memory, meta_of
 from ptrtensor.errors import PermissionDeniedError
 from ptrtensor.wire.connection import Buffer
-from ptrtensor.wire.control import Asking, Reading
+from ptrtensor.wire.control import MOST, Asking, Reading
 from ptrtensor.wire.limits import MAX_RELEASE_BYTES
 from ptrtensor.wire.messages import (
     AskRelease,
@@ -28,13 +28,10 @@ from ptrtensor.wire.messages import (
 )
 from ptrtensor.wire.metadata import contiguous_stride
 from ptrtensor.worker.executor import explain
-from ptrtensor.worker.owner import Owner
+from ptrtensor.worker.owner import NO_SUCH_OBJECT, TOO_MUCH_MEMORY, Owner
 from ptrtensor.worker.store import PUBLIC, Labels, Store
 
 Reply = tuple[WorkerMessage, Buffer | None]
-
-MOST: Final = 2**63 - 1
-"""Of bytes that are asked for: a view of one number may have more."""
 
 NUMBERS: Final = frozenset(
     (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64)
@@ -63,23 +60,26 @@ class Exits:
         if poison is not None:
             return Failed(fetch.request, untold(poison.failure) if is_counted else poison.failure), None
         if value is None:
-            return Missing(fetch.request, fetch.name), None
+            return self._missing(fetch, labels), None
         if not isinstance(value, Tensor):
             return Value(fetch.request, scalar=value), None
         try:
             return value_of(fetch.request, plain(value) if is_counted else value)
         except Exception as error:
+            if not labels and is_out_of_memory(error):
+                self._owner.note_denial(TOO_MUCH_MEMORY, fetch.name, meta=meta_of(value))
             return Failed(fetch.request, Failure(-fetch.name, "get", *explain(error))), None
 
     def describe(self, describe: Describe) -> Denied | Described | Failed | Missing:
         labels = self._store.labels.get(describe.name, PUBLIC)
         if labels:
             what = "what depends on values (a shape, or whether it worked)"
+            reading = self._reading(what, describe.name, labels, "", 0, 0)
             try:
                 if self._owner.is_open(labels):
-                    self._owner.check_reading(self._reading(what, describe.name, labels, "", 0, 0))
+                    self._owner.check_reading(reading)
                 else:
-                    self._owner.deny(what, labels)
+                    self._owner.deny(reading)
             except PermissionDeniedError as error:
                 return Denied(describe.request, str(error))
         poison = self._store.poisoned.get(describe.name)
@@ -87,7 +87,7 @@ class Exits:
             return Failed(describe.request, poison.failure)
         outcome = self._store.outcomes.pop(describe.name, None)
         if outcome is None:
-            return Missing(describe.request, describe.name)
+            return self._missing(describe, labels)
         fresh = [extent if isinstance(extent, Extent) else None for extent in outcome.fresh]
         return Described(describe.request, fresh, outcome.written)
 
@@ -108,6 +108,11 @@ class Exits:
                     return Value(request, found.meta), found.value
         except PermissionDeniedError as error:
             return Denied(message.request, str(error)), None
+
+    def _missing(self, asked: Fetch | Describe, labels: Labels) -> Missing:
+        if not labels:
+            self._owner.note_denial(NO_SUCH_OBJECT, asked.name)
+        return Missing(asked.request, asked.name)
 
     def _check_value(self, name: int, value: object, labels: Labels) -> None:
         """What has no value costs as much as a number: that it has none is told."""

@@ -36,7 +36,7 @@ def host(control: int, compute_device: str) -> int:
     # Behind all that this process needs by itself, a thread among it.
     if message.quota.memory is not None and compute_device == "cpu":
         limit_memory(message.quota.memory)
-    serve_connection(sock, Gate(session, threading.RLock(), token=""))
+    serve_connection(sock, Gate(session, threading.RLock(), token=""), owner.note_offence)
     owner.say_goodbye()
     return 0
 

@@ -14,7 +14,7 @@ from ptrtensor._torch.names import DEVICE_TYPE
 from ptrtensor.errors import ProtocolError, PtrTensorError, VersionMismatchError
 from ptrtensor.transport.addresses import LOOPBACK
 from ptrtensor.transport.base import Served
-from ptrtensor.transport.serving import refuse, serve
+from ptrtensor.transport.serving import RefusedError, refuse, serve
 from ptrtensor.wire.messages import ClientMessage, Hello, Refused
 from ptrtensor.worker.exits import Reply
 from ptrtensor.worker.identity import Identity
@@ -61,17 +61,26 @@ class Refusing:
         """It never is."""
 
 
-def serve_connection(sock: socket.socket, served: Served) -> None:
-    """Serve one client until it leaves, is refused or breaks a rule; the socket is closed after it."""
+def serve_connection(
+    sock: socket.socket, served: Served, when_refused: Callable[[str], None] = lambda reason: None
+) -> None:
+    """Serve one client until it leaves, is refused or breaks a rule; the socket is closed after it. `when_refused` is
+    called before the client is told why.
+    """
     with sock, contextlib.suppress(OSError):
         try:
             serve(sock, served, allocate)
+            return
+        except RefusedError as error:
+            reply = error.reply
         except ProtocolError as error:
-            refuse(sock, Refused(str(error), version=isinstance(error, VersionMismatchError)))
+            reply = Refused(str(error), version=isinstance(error, VersionMismatchError))
         except OSError:
             raise
         except Exception as error:
-            refuse(sock, Refused(f"the worker met an error of its own: {type(error).__name__}: {error}"))
+            reply = Refused(f"the worker met an error of its own: {type(error).__name__}: {error}")
+        when_refused(reply.reason)
+        refuse(sock, reply)
 
 
 def check_device(name: str) -> None:

@@ -3,8 +3,9 @@
 from ptrtensor.errors import ProtocolError, QuotaExceededError
 from ptrtensor.wire.control import Quota
 from ptrtensor.wire.limits import MAX_RESULTS
+from ptrtensor.wire.metadata import TensorMeta
 from ptrtensor.worker.executor import Executor
-from ptrtensor.worker.owner import Owner
+from ptrtensor.worker.owner import TOO_MANY_OBJECTS, Owner
 from ptrtensor.worker.privacy import Run
 from ptrtensor.worker.program import Fields, Program
 from ptrtensor.worker.store import Store
@@ -21,20 +22,40 @@ class Meter:
 
     def guarding(self, run: Run) -> Run:
         """The same within the limits; unchanged where there are none."""
-        if self._quota.objects is None and not self._quota.metered:
-            return run
+        if self._quota.metered:
+            run = self._counting(run)
+        return run if self._quota.objects is None else self._limiting(run)
 
-        def limited(program: Program, fields: Fields, sequence: int) -> None:
+    def _counting(self, run: Run) -> Run:
+        def counted(program: Program, fields: Fields, sequence: int) -> None:
             try:
-                self.check_room(len(program.instruction.expected or (None,)))
-                if self._quota.metered:
-                    self._owner.check_consumption(1)
+                self._owner.check_consumption(1)
             except QuotaExceededError as error:
                 self._executor.refuse(program, fields, sequence, error)
             else:
                 run(program, fields, sequence)
 
+        return counted
+
+    def _limiting(self, run: Run) -> Run:
+        def limited(program: Program, fields: Fields, sequence: int) -> None:
+            try:
+                self.check_room(len(program.instruction.expected or (None,)))
+            except QuotaExceededError as error:
+                self._executor.refuse(program, fields, sequence, error)
+                self._executor.note_denial(TOO_MANY_OBJECTS, program, fields)
+            else:
+                run(program, fields, sequence)
+
         return limited
+
+    def check_room_for(self, name: int, meta: TensorMeta | None = None) -> None:
+        """Whether there is room for an object that no command makes. Raises as `check_room` does."""
+        try:
+            self.check_room()
+        except QuotaExceededError:
+            self._owner.note_denial(TOO_MANY_OBJECTS, name, meta=meta)
+            raise
 
     def check_room(self, more: int = 1) -> None:
         """Whether there is room for so many more objects. Poisoned ones count: which they are may be private.

@@ -58,7 +58,7 @@ class Moves:
 
     def _unseal(self, name: int, payload: memoryview) -> None:
         """With a value or without, the name stands for this alone, and for one object."""
-        self._meter.check_room()
+        self._meter.check_room_for(name)
         found = self._owner.unseal(payload)
         self._store.drop(name)
         self._store.label(name, frozenset(found.labels))

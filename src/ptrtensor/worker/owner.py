@@ -1,12 +1,19 @@
 """The owner of the data, as a session sees it: whoever says what may leave. By default nothing may."""
 
+from typing import Final
+
 from ptrtensor.errors import PermissionDeniedError
 from ptrtensor.wire.control import Asking, Bytes, Collected, Reading, Sealing, Unsealed
 from ptrtensor.wire.messages import Release
-from ptrtensor.worker.store import Labels
+from ptrtensor.wire.metadata import TensorMeta
+from ptrtensor.worker.store import PUBLIC, Labels
 
 NO_MOVES = "private values move between workers of `ptrtensor serve` only"
 NO_REQUESTS = "this worker takes no requests; one of `ptrtensor serve` does"
+
+TOO_MANY_OBJECTS: Final = "an object too many"
+TOO_MUCH_MEMORY: Final = "more memory than there is"
+NO_SUCH_OBJECT: Final = "an object that is not here"
 
 
 class Owner:
@@ -17,11 +24,22 @@ class Owner:
 
         :raises PermissionDeniedError: it may not; the message says why, and how to ask.
         """
-        self.deny(reading.what, frozenset(reading.labels))
+        self.deny(reading)
 
-    def deny(self, what: str, labels: Labels) -> None:
+    def deny(self, reading: Reading) -> None:
         """:raises PermissionDeniedError: in any case."""
-        raise PermissionDeniedError(f"{private(what, labels)}: its owner has not allowed it to leave")
+        labels = frozenset(reading.labels)
+        raise PermissionDeniedError(f"{private(reading.what, labels)}: its owner has not allowed it to leave")
+
+    def note_denial(
+        self,
+        what: str,
+        name: int | None = None,
+        labels: Labels = PUBLIC,
+        operation: str = "",
+        meta: TensorMeta | None = None,
+    ) -> None:
+        """A client is told that it does not get this. Nothing that it is not told belongs here [P11.4]."""
 
     def check_operation(self, op: str, labels: Labels) -> None:
         """:raises PermissionDeniedError: it may not be run on what was computed from these."""

@@ -85,6 +85,7 @@ class Privacy:
             # Told, and no secret: labels do not depend on values.
             self._label(results, labels)
             self._executor.refuse(program, fields, sequence, error)
+            self._executor.note_denial(f"to run {program.instruction.op.partition('.')[0]}", program, fields)
             return
         # All of it before it runs: what is interrupted has perhaps written already, and what fails leaves no trace.
         self._label(results, labels)
@@ -97,17 +98,16 @@ class Privacy:
         else:
             self._label_aliases(written, labels)
         is_open = self._owner.is_open(labels)
-        reported = len(self._executor.failures)
         forgets = program.instruction.expected is None and not is_open
         twin, given = program.twin(labels), (*fields[:-1], FORGOTTEN) if forgets else fields
         self._store.outcomes.pop(int(fields[-1]), None)
         try:
+            self._executor.tells = is_open
             with self._randomness.privately(sequence):
                 refused = not is_open and self._takes_numbers(program, fields)
                 run(twin.refused(NO_SIZES) if refused else twin, given, sequence)
         finally:
-            if not is_open:
-                del self._executor.failures[reported:]
+            self._executor.tells = True
             if forgets:
                 self._forget_results(program)
             elif program.instruction.expected is None:

@@ -26,6 +26,7 @@ from ptrtensor.wire.instruction import (
     fields_of,
     layout,
 )
+from ptrtensor.wire.metadata import TensorMeta
 from ptrtensor.worker.forms import misfit
 from ptrtensor.worker.operations import Operation, drawing, operation
 from ptrtensor.worker.store import Labels, Value
@@ -67,6 +68,8 @@ class Program:
         self.settled: int | None = None
         """Once checked: whether it makes one result or none, so that nothing of it need be looked at any more."""
         self.device = device
+        self.is_refused = False
+        """Whether it fails whatever it is given."""
         try:
             op = drawing(instruction.op) if instruction.draws else operation(instruction.op)
             if op.draws and not instruction.draws:  # the generator of the process would tell who drew before
@@ -74,6 +77,7 @@ class Program:
             self._refuse_misfits(instruction, op)
         except UnsupportedOpError as error:
             op = Operation(refusing(error))
+            self.is_refused = True
         self.kernel = op.kernel
         self.takes_generator = instruction.draws and "generator" in op.names
         self.generator_position = op.names.index("generator") if self.takes_generator else -1
@@ -105,6 +109,11 @@ class Program:
         if op.hidden_writes and not is_evaluating(instruction, op):
             self.touched_fields += [fields[name] for name in op.hidden_writes if fields.get(name) in self.object_fields]
         self.arguments = self._gather()
+
+    @property
+    def prediction(self) -> TensorMeta | None:
+        """What its first result will be, so far as its caller knows."""
+        return next((meta for meta in self.instruction.expected or () if meta is not None), None)
 
     def _refuse_misfits(self, instruction: Instruction, op: Operation) -> None:
         """:raises UnsupportedOpError: an argument is nothing that torch itself would take in its place."""

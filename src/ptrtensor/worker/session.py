@@ -12,7 +12,8 @@ from typing import Final, assert_never
 import torch
 from torch import Tensor
 
-from ptrtensor._torch.memory import tensor_of
+from ptrtensor._torch.memory import is_out_of_memory, tensor_of
+from ptrtensor._torch.operations import resolve_op
 from ptrtensor._torch.state import isolated
 from ptrtensor.errors import ProtocolError
 from ptrtensor.wire.control import Publication, Quota, Reported
@@ -61,7 +62,7 @@ from ptrtensor.worker.flags import ClientFlags
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.meter import Meter
 from ptrtensor.worker.moves import Moves
-from ptrtensor.worker.owner import Owner
+from ptrtensor.worker.owner import TOO_MUCH_MEMORY, Owner
 from ptrtensor.worker.privacy import Privacy, Run
 from ptrtensor.worker.program import Program
 from ptrtensor.worker.randomness import Randomness
@@ -95,7 +96,7 @@ class Session:
         self._owner = Owner() if owner is None else owner
         self._device = torch.device(compute_device)
         self._randomness = Randomness(self._device)
-        self._executor = Executor(self.store, self._randomness, in_process=in_process)
+        self._executor = Executor(self.store, self._randomness, self._owner, in_process=in_process)
         self._privacy = Privacy(self.store, self._executor, self._randomness, self._owner)
         self._exits = Exits(self.store, self._owner)
         self._meter = Meter(quota, self.store, self._executor, self._owner)
@@ -239,7 +240,11 @@ class Session:
         for meta in instruction.expected or ():
             if meta is not None:
                 meta.check()
-        self._programs[instruction.number] = Program(instruction, self._device)
+        program = self._programs[instruction.number] = Program(instruction, self._device)
+        if program.is_refused:  # whatever it is to be run on
+            known = resolve_op(instruction.op) is not None
+            what = instruction.op.partition(".")[0] if known else "what torch does not have"
+            self._owner.note_denial(f"to run {what}", operation=instruction.op)
 
     def _acknowledge(self) -> list[Reply]:
         """What has run, and all that failed [P7.4]. Only the last message says how far it got: who reads those before
@@ -263,7 +268,7 @@ class Session:
     def _put(self, put: Put, payload: memoryview) -> None:
         device = HOST if put.host else self._device
         try:
-            self._meter.check_room()
+            self._meter.check_room_for(put.name, put.meta)
             tensor = tensor_of(put.meta, payload).to(device)
             self.store.drop(put.name)  # what a client gave this name before shares nothing with it
             self.store.objects[put.name] = tensor
@@ -271,14 +276,18 @@ class Session:
             raise
         except Exception as error:  # out of memory, over the quota, or strides that overlap
             self._executor.poison(put.name, Failure(-put.name, f"send {put.meta}", *explain(error)))
+            if is_out_of_memory(error):
+                self._owner.note_denial(TOO_MUCH_MEMORY, put.name, meta=put.meta)
 
     def _search(self, search: Search) -> Found | Failed:
         try:
-            self._meter.check_room()
+            self._meter.check_room_for(search.name)
             return self._catalogue.search(search)
         except ProtocolError:
             raise
         except Exception as error:  # over the quota, out of memory, or a file that is gone
+            if is_out_of_memory(error):
+                self._owner.note_denial(TOO_MUCH_MEMORY, search.name)
             return Failed(search.request, Failure(0, "search", *explain(error)))
 
     def _write_generator(self, meta: TensorMeta, payload: memoryview) -> None:

@@ -24,6 +24,7 @@ from ptrtensor.wire.control import (
     Denial,
     Filed,
     Listing,
+    Offence,
     Publication,
     Reading,
     Sealing,
@@ -182,8 +183,33 @@ def test_what_is_wrong_with_the_state_is_not_for_clients(office: Office, tmp_pat
 
 
 def test_denials_are_written_down(office: Office) -> None:
-    assert office.clerk().answer(Denial("the value", ("closed",), 4)) is None
-    assert office.lines[0] | {"event": "denied", "what": "the value", "count": 4} == office.lines[0]
+    who = {"event": "denied", "session": "session", "client": "alice"}
+    clerk = office.clerk()
+    for denial in (
+        Denial("the value", ("closed",), 4, 7, "aten::neg", "float32[2]", 8),
+        Denial("to run aten::from_file", operation="aten::from_file"),
+        Denial("what was asked for", request="1f"),
+    ):
+        assert clerk.answer(denial) is None
+    value, operation, collected = office.lines
+    assert value == who | {
+        "what": "the value",
+        "object": 7,
+        "objects": ("closed",),
+        "operation": "aten::neg",
+        "tensor": "float32[2]",
+        "bytes": 8,
+        "count": 4,
+    }
+    assert operation == who | {"what": "to run aten::from_file", "operation": "aten::from_file", "count": 1}
+    assert collected == who | {"what": "what was asked for", "request": "1f", "count": 1}
+
+
+def test_an_offence_is_known_and_not_longer_than_a_line(office: Office) -> None:
+    clerk = office.clerk()
+    assert clerk.offence == ""
+    assert clerk.answer(Offence("wrong first bytes" + "!" * 10_000)) is None
+    assert clerk.offence.startswith("wrong first bytes!!!") and len(clerk.offence) == 500
 
 
 # --- quotas
@@ -308,6 +334,8 @@ def test_a_request_and_its_way(office: Office) -> None:
 @pytest.mark.parametrize("labels", [("closed",), ("asked", "closed"), ("unknown",), ()])
 def test_what_may_not_even_be_asked_for(office: Office, labels: tuple[str, ...]) -> None:
     assert "may not be read, nor asked for" in against(office.clerk().answer(asking(*labels)))
+    told = {"what": "a request", "object": 7, "operation": "aten::mean", "tensor": "float32[2]", "bytes": 8, "count": 1}
+    assert office.lines[0] | told == office.lines[0]
     assert office.events == ["denied"] and office.clerk().answer(Listing()) == Filed([])
 
 

@@ -17,11 +17,13 @@ from ptrtensor.wire.control import (
     Filed,
     Grant,
     Listing,
+    Offence,
     Question,
     Reading,
     Verdict,
 )
 from ptrtensor.wire.messages import Release
+from ptrtensor.wire.metadata import TensorMeta
 from ptrtensor.worker.distant_owner import DistantOwner, is_one_of
 
 GRANTS = {
@@ -31,6 +33,7 @@ GRANTS = {
     "open": Grant("always"),
     "narrow": Grant(operations=("mean", "aten::sum", "add*"), refused=("add_",), rule="rule 5 of its owner's policy"),
 }
+HUGE = TensorMeta((2**62, 2**62), (2**62, 1), "float32")
 RELEASE = Release("1f", "pending", "for science", "2026-01-01", "")
 
 
@@ -47,11 +50,11 @@ def owner_of(
 
 
 def read(owner: DistantOwner, *names: str) -> None:
-    owner.check_reading(Reading("the value", 7, "float32[2]", tuple(sorted(names)), 2, 8))
+    owner.check_reading(Reading("the value", 7, "float32[2]", tuple(sorted(names)), 2, 8, "aten::neg"))
 
 
 def asking(*names: str) -> Asking:
-    return Asking(7, names, "for science", None, b"", "")
+    return Asking(7, names, "for science", None, b"", "", "aten::mean")
 
 
 # --- reading
@@ -72,14 +75,14 @@ def test_what_the_grants_do_not_allow_is_denied_here(names: list[str], said: str
     with pytest.raises(PermissionDeniedError) as caught:
         read(owner, *names)
     assert said in str(caught.value) and f"computed from {', '.join(sorted(names))}" in str(caught.value)
-    assert asked == [Denial("the value", tuple(sorted(names)), 1)]
+    assert asked == [Denial("the value", tuple(sorted(names)), 1, 7, "aten::neg", "float32[2]", 8)]
 
 
 def test_what_they_allow_is_asked_for_each_time() -> None:
     owner, asked = owner_of(lambda question: Verdict())
     for _ in range(2):
         read(owner, "open", "limited")
-    assert asked == [Reading("the value", 7, "float32[2]", ("limited", "open"), 2, 8)] * 2
+    assert asked == [Reading("the value", 7, "float32[2]", ("limited", "open"), 2, 8, "aten::neg")] * 2
 
 
 @pytest.mark.parametrize("answer", [Verdict("no more today"), Filed([]), Collected(None, b"", "")])
@@ -87,7 +90,7 @@ def test_whatever_else_is_answered_is_no_permission(answer: Answer) -> None:
     owner, asked = owner_of(lambda question: answer if isinstance(question, Reading) else None)
     with pytest.raises(PermissionDeniedError, match="no more today|the server gave no answer to that"):
         read(owner, "limited")
-    assert asked[1:] == [Denial("the value", ("limited",), 1)]
+    assert asked[1:] == [Denial("the value", ("limited",), 1, 7, "aten::neg", "float32[2]", 8)]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_a_request_that_is_refused(answer: Verdict) -> None:
         with pytest.raises(PermissionDeniedError) as caught:
             request()
         assert len(str(caught.value)) < 200
-    assert asked[-1] == Denial("what was asked for", (), 1)
+    assert asked[-1] == Denial("what was asked for", request="x" * 100)
 
 
 def test_what_may_not_be_asked_for_is_not_sent() -> None:
@@ -136,7 +139,8 @@ def test_what_may_not_be_asked_for_is_not_sent() -> None:
     for _ in range(1000):
         with pytest.raises(PermissionDeniedError, match="closed may not be read, nor asked for"):
             owner.ask(asking("asked", "closed"))
-    assert all(isinstance(question, Denial) for question in asked) and len(asked) == 10
+    assert len(asked) == 10
+    assert asked[-1] == Denial("a request", ("asked", "closed"), 256, 7, "aten::mean", "", 0)
 
 
 # --- denials
@@ -146,9 +150,9 @@ def told(asked: list[Question]) -> list[tuple[str, int]]:
     return [(question.what, question.count) for question in asked if isinstance(question, Denial)]
 
 
-def denied(owner: DistantOwner, what: str, *names: str) -> None:
+def denied(owner: DistantOwner, what: str, *names: str, name: int = 7) -> None:
     with pytest.raises(PermissionDeniedError):
-        owner.deny(what, labels(*names))
+        owner.deny(Reading(what, name, "", names, 0, 0, "aten::nonzero"))
 
 
 def test_denials_are_told_in_powers_of_two() -> None:
@@ -160,6 +164,32 @@ def test_denials_are_told_in_powers_of_two() -> None:
     assert told(asked)[4:] == [("the value", 1)]
     owner.say_goodbye()
     assert len(asked) == 5
+
+
+def test_a_series_is_told_of_with_the_last_of_it() -> None:
+    owner, asked = owner_of()
+    for name in range(5):
+        denied(owner, "a shape", "closed", name=name)
+    owner.say_goodbye()
+    last = [(question.name, question.count) for question in asked if isinstance(question, Denial)]
+    assert last == [(0, 1), (1, 1), (3, 2), (4, 1)]
+    assert asked[-1] == Denial("a shape", ("closed",), 1, 4, "aten::nonzero")
+
+
+def test_what_is_refused_of_what_is_not_private_is_told_as_well() -> None:
+    owner, asked = owner_of()
+    owner.note_denial("more memory than there is", 2**64 - 1, labels("b", "a"), "aten::" + "x" * 1000, HUGE)
+    owner.note_denial("to run aten::from_file", operation="aten::from_file")
+    assert asked == [
+        Denial("more memory than there is", ("a", "b"), 1, 2**64 - 1, "aten::" + "x" * 94, str(HUGE), 2**63 - 1),
+        Denial("to run aten::from_file", operation="aten::from_file"),
+    ]
+
+
+def test_an_offence_is_told() -> None:
+    owner, asked = owner_of()
+    owner.note_offence("the client sent what is no message")
+    assert asked == [Offence("the client sent what is no message")]
 
 
 def test_who_asks_for_two_things_in_turns_does_not_fill_the_log_either() -> None:
@@ -178,8 +208,9 @@ def test_nor_who_asks_for_ever_other_things() -> None:
     owner, asked = owner_of()
     for number in range(5000):
         denied(owner, "the value", "closed", f"label {number}")
+        owner.note_denial(f"to run aten::x{number}")
     owner.say_goodbye()
-    assert len(asked) < 1200 and sum(count for _, count in told(asked)) == 5000
+    assert len(asked) < 1200 and sum(count for _, count in told(asked)) == 10_000
 
 
 # --- operations
@@ -212,8 +243,7 @@ def test_which_operations_run(op: str, names: list[str], runs: bool) -> None:
                 PermissionDeniedError, match=r"may not be run on .* narrow: rule 5 of its owner's policy"
             ):
                 owner.check_operation(op, labels(*names))
-    denied = Denial(f"to run {op.partition('.')[0]}", tuple(sorted(names)), 1)
-    assert asked == ([] if runs else [denied, denied])
+    assert asked == []
 
 
 @pytest.mark.parametrize(

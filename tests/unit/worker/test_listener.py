@@ -1,12 +1,21 @@
 """A listener: where it listens, where it computes, and what it says instead of serving."""
 
+import contextlib
+import socket
+import threading
+
 import pytest
 import torch
+from wire_samples import HELLO, frame, header
 
 import ptrtensor as pt
 from ptrtensor.errors import PtrTensorError
+from ptrtensor.wire.connection import client_connection
+from ptrtensor.wire.limits import PROTOCOL_VERSION
 from ptrtensor.wire.messages import Refused, Synchronize
-from ptrtensor.worker.listener import Refusing, check_device, usable_device
+from ptrtensor.worker.identity import Identity
+from ptrtensor.worker.listener import Gate, Refusing, check_device, serve_connection, usable_device
+from ptrtensor.worker.session import Session
 
 
 def test_a_usable_device() -> None:
@@ -38,6 +47,39 @@ def test_a_device_that_is_not_there(name: str, virtual_worker: pt.VirtualWorker)
 def test_cuda_where_there_is_none() -> None:
     with pytest.raises(PtrTensorError, match="cannot compute on 'cuda': .*(CUDA|NVIDIA)"):
         usable_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"x" * 100, "wrong first bytes"),
+        (header(60, 0, version=PROTOCOL_VERSION + 1), f"version {PROTOCOL_VERSION + 1}"),
+        (frame(HELLO), "runs torch 1.0.0"),
+        (b"", ""),
+    ],
+    ids=["no protocol", "another version", "another torch", "none at all"],
+)
+def test_why_a_client_is_refused_is_told_before_it_hears_of_it(said: bytes, reason: str) -> None:
+    mine, theirs = socket.socketpair()
+    told: list[str] = []
+
+    def when_refused(why: str) -> None:
+        mine.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            told.append(f"after {mine.recv(1)!r}")
+        mine.setblocking(True)
+        told.append(why)
+
+    with mine:
+        mine.sendall(said)
+        mine.shutdown(socket.SHUT_WR)
+        gate = Gate(Session(Identity("bob", "0.1.0", "1.0.0")), threading.RLock(), token=HELLO.token)
+        serve_connection(theirs, gate, when_refused)
+        connection = client_connection()
+        connection.receive_data(mine.recv(65536))
+    heard = [event.message.reason for event in connection.events if isinstance(event.message, Refused)]
+    assert heard == told
+    assert reason in told[0] if reason else not told
 
 
 def test_every_message_is_refused() -> None:

@@ -17,7 +17,7 @@ LABELS = frozenset({"scans", "patients"})
     ("ask", "said"),
     [
         (lambda owner: owner.check_reading(READING), "its owner has not allowed it to leave"),
-        (lambda owner: owner.deny("the value", LABELS), "its owner has not allowed it to leave"),
+        (lambda owner: owner.deny(READING), "its owner has not allowed it to leave"),
         (lambda owner: owner.ask(ASKING), NO_REQUESTS),
         (lambda owner: owner.collect("1f"), NO_REQUESTS),
     ],
@@ -32,6 +32,7 @@ def test_what_is_not_limited() -> None:
     owner = Owner()
     owner.check_operation("aten::neg", LABELS)
     owner.check_consumption(10**9)
+    owner.note_denial("to run aten::from_file", operation="aten::from_file")
     assert owner.releases() == [] and not owner.is_open(LABELS)
 
 
