@@ -276,6 +276,7 @@ CHECKS: Final[dict[str, tuple[Check, ...]]] = {
         ),
     ),
 }
-"""By name, without `aten::`, and without overload where all have the same. None at all: only what its `out=` writes to is
-checked.
+"""By name, without `aten::`, and without overload where all have the same.
+
+None at all: only what its `out=` writes to is checked.
 """
