@@ -212,7 +212,8 @@ class RemoteWorker(ConnectedWorker):
     :param answer_seconds: how long the worker may do nothing while this process waits for it; then it counts as lost.
         None: for ever, since an operation may take its time.
     :raises PtrTensorError: the address has another form; the id is taken or cannot be one, or there are 127 workers.
-    :raises IdentityError: a certificate or key cannot be used, or one side does not trust the other.
+    :raises IdentityError: a certificate or key cannot be used, or one side does not trust the other; it is another
+        machine's address, and no identity is given.
     :raises WorkerLostError: nobody listens there.
     :raises VersionMismatchError: it runs another protocol or another torch.
     """
