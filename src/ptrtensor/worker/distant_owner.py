@@ -42,6 +42,8 @@ COUNT_SECONDS: Final = 0.5
 MAX_KINDS: Final = 1000
 """Of denials that are counted apart, and of what is remembered of operations."""
 
+INSTEAD: Final = "let nothing depend on values (multiply by a mask, torch.where, torch.linalg.inv_ex and its kin)"
+
 
 class DistantOwner(Owner):
     """Answers by itself what the grants say, and asks for the rest."""
@@ -101,13 +103,20 @@ class DistantOwner(Owner):
 
     def deny(self, what: str, labels: Labels) -> None:
         self._denials.add(what, labels)
-        super().deny(what, labels)
+        label = next(one for one in sorted(labels) if not self.is_open(frozenset((one,))))
+        grant = self._grants.get(label, Grant())
+        limit = " with a limit" if grant.limited else ""
+        way = f"{INSTEAD}, or ask for a value with .request(reason)" if grant.read == "ask" else INSTEAD
+        raise PermissionDeniedError(
+            f'{private(what, labels)}; {grant.rule} says read = "{grant.read}"{limit} for {label}: {way}'
+        )
 
     def ask(self, asking: Asking) -> list[Release]:
         never = [label for label in asking.labels if self._grants.get(label, Grant()).read == "never"]
         if never:
             self._denials.add("a request", frozenset(asking.labels))
-            raise PermissionDeniedError(f"{', '.join(never)} may not be read, nor asked for")
+            rule = self._grants.get(never[0], Grant()).rule
+            raise PermissionDeniedError(f'{never[0]} may not be read, nor asked for: {rule} says read = "never"')
         return self._filed(self._ask(asking))
 
     def releases(self) -> list[Release]:
