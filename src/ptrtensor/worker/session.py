@@ -83,11 +83,13 @@ class Session:
         quota: Quota = Quota(),  # noqa: B008
         *,
         in_process: bool = False,
+        clears_memory: bool = False,
     ) -> None:
         """`owner` says what may leave; by default nothing that is private. `in_process`: the client is in this process,
-        and its signal handlers raise here.
+        and its signal handlers raise here. `clears_memory`: a client is not shown what was freed; nobody else does it.
         """
         self._in_process = in_process
+        self._clears_memory = clears_memory
         self.store = Store()
         self.closed = False
         self._pause: Callable[[], None] | None = None
@@ -239,7 +241,7 @@ class Session:
         for meta in instruction.expected or ():
             if meta is not None:
                 meta.check()
-        self._programs[instruction.number] = Program(instruction, self._device)
+        self._programs[instruction.number] = Program(instruction, self._device, clears=self._clears_memory)
 
     def _acknowledge(self) -> list[Reply]:
         """What has run, and all that failed [P7.4]. Only the last message says how far it got: who reads those before
