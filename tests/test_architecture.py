@@ -29,7 +29,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tensor": {"errors", "locks", "wire", "client", "_torch"},
     "verbs": {"errors", "tensor"},
     "api": {"errors", "version", "progress", "wire", "transport", "worker", "client", "tensor", "verbs", "_torch"},
-    "": {"errors", "version", "wire", "transport", "worker", "client", "tensor", "_torch", "verbs", "api"},
+    "data_server": {"errors", "owner", "tensor", "_torch"},
+    "": {
+        "errors",
+        "version",
+        "wire",
+        "transport",
+        "worker",
+        "client",
+        "tensor",
+        "_torch",
+        "verbs",
+        "api",
+        "data_server",
+    },
 }
 
 # What these rooms must not import of others: the wire is bytes and values, and only some rooms know tensors.

@@ -28,6 +28,7 @@ ERRORS = {
     "UnsupportedOpError",
 }
 PUBLIC = ERRORS | {
+    "DataServer",
     "TorchHook",
     "VirtualWorker",
     "ProcessWorker",

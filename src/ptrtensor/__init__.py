@@ -16,6 +16,7 @@ from ptrtensor.api import ProcessWorker as ProcessWorker
 from ptrtensor.api import RemoteWorker as RemoteWorker
 from ptrtensor.api import VirtualWorker as VirtualWorker
 from ptrtensor.api import Worker as Worker
+from ptrtensor.data_server import DataServer as DataServer
 from ptrtensor.errors import AuditError as AuditError
 from ptrtensor.errors import DatasetError as DatasetError
 from ptrtensor.errors import IdentityError as IdentityError
@@ -46,6 +47,7 @@ from ptrtensor.version import __version__ as __version__
 
 __all__ = [
     "AuditError",
+    "DataServer",
     "DatasetError",
     "IdentityError",
     "MessageTooLargeError",

@@ -17,7 +17,7 @@ from ptrtensor.client.reference import Reference
 from ptrtensor.errors import IdentityError, PtrTensorError, WorkerLostError
 from ptrtensor.progress import terminal_bars
 from ptrtensor.tensor import worker as tensor_worker
-from ptrtensor.tensor.arguments import checked_texts, shown
+from ptrtensor.tensor.arguments import checked_tags, checked_texts, shown
 from ptrtensor.tensor.autocast import Autocast
 from ptrtensor.tensor.hook import TorchHook
 from ptrtensor.tensor.pointer import PointerTensor, wrap
@@ -117,11 +117,9 @@ class VirtualWorker(ConnectedWorker):
 
         :raises PtrTensorError: a tag is no str, or the tensor cannot live at a worker.
         """
-        if isinstance(tags, str):
-            raise PtrTensorError(f"publish() takes a list of tags, for instance [{tags!r}], not a single text")
         meta = meta_of(tensor)
         contiguous = intern(meta.shape, contiguous_stride(meta.shape), meta.dtype)
-        texts = checked_texts(tuple(tags), "publish()")
+        texts = checked_tags(tags)
         self._session.publish(Publication(name, texts, description, private, "", 0, contiguous), tensor)
 
     @property
@@ -212,7 +210,8 @@ class RemoteWorker(ConnectedWorker):
     :param answer_seconds: how long the worker may do nothing while this process waits for it; then it counts as lost.
         None: for ever, since an operation may take its time.
     :raises PtrTensorError: the address has another form; the id is taken or cannot be one, or there are 127 workers.
-    :raises IdentityError: a certificate or key cannot be used, or one side does not trust the other.
+    :raises IdentityError: a certificate or key cannot be used, or one side does not trust the other; it is another
+        machine's address, and no identity is given.
     :raises WorkerLostError: nobody listens there.
     :raises VersionMismatchError: it runs another protocol or another torch.
     """

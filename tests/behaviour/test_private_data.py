@@ -1,7 +1,10 @@
 """What is private, and all that is computed from it, stays where it is [P11]."""
 
 import contextlib
+import io
+import pickle
 import re
+import struct
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -139,6 +142,19 @@ def test_a_denied_value_is_as_good_as_before(bob: pt.VirtualWorker, patients: pt
         pytest.param(lambda x: torch.zeros(3, 4).copy_(x), id="copy_ to this process"),
         pytest.param(lambda x: x.numpy(force=True), id="numpy"),
         pytest.param(lambda x: [0, 1, 2][x[0, 0].long()], id="as an index"),
+        pytest.param(lambda x: float(x[0, 0]), id="float"),
+        pytest.param(lambda x: complex(x[0, 0]), id="complex"),
+        pytest.param(lambda x: x[0, 0].item(), id="item"),
+        pytest.param(lambda x: f"{x[0, 0]:.3f}", id="formatted"),
+        pytest.param(lambda x: 3.0 in x, id="in"),
+        pytest.param(lambda x: x.equal(torch.zeros_like(x)), id="equal to something public"),
+        pytest.param(lambda x: list(map(float, x[0])), id="a loop over it"),
+        pytest.param(lambda x: sorted(x[0]), id="sorted"),
+        pytest.param(lambda x: max(x[0]), id="max of Python"),
+        pytest.param(lambda x: pickle.dumps(x), id="pickle"),
+        pytest.param(lambda x: pickle.dumps({"x": [x + 1]}), id="pickle of a dict"),
+        pytest.param(lambda x: torch.save(x, io.BytesIO()), id="torch.save"),
+        pytest.param(lambda x: torch.save({"x": x, "n": 1}, io.BytesIO()), id="torch.save of a dict"),
         pytest.param(lambda x: torch.ones(12).repeat_interleave(x.view(-1).long().cpu()), id="repeats"),
     ],
 )
@@ -156,7 +172,17 @@ def test_it_does_not_move_to_another_worker(patients: pt.PointerTensor, second_w
 
 def test_showing_a_pointer_shows_no_values(patients: pt.PointerTensor) -> None:
     shown = r"PointerTensor\(me:\d+ -> bob\d*:\d+, shape=\(3, 4\), dtype=torch.float32 #patients\)"
-    assert re.fullmatch(shown, repr(patients))
+    for text in (repr(patients), str(patients), f"{patients}", str([patients])[1:-1]):
+        assert re.fullmatch(shown, text)
+
+
+def test_a_file_of_a_denied_value_holds_nothing_of_it(patients: pt.PointerTensor) -> None:
+    secret = patients * 0 + 7.25
+    for save in (torch.save, pickle.dump):
+        file = io.BytesIO()
+        with pytest.raises(pt.PermissionDeniedError):
+            save({"x": secret}, file)
+        assert struct.pack("<f", 7.25) * 2 not in file.getvalue()
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0], ids=["fails", "works"])

@@ -245,6 +245,14 @@ def test_who_you_are_and_whom_you_trust_go_together() -> None:
         pt.RemoteWorker("127.0.0.1:7700", trust="trusted")
 
 
+@pytest.mark.parametrize("host", ["hospital.example", "192.0.2.1", "[2001:db8::1]", "0.0.0.0"])
+def test_another_machine_wants_to_know_who_you_are(host: str) -> None:
+    with pytest.raises(pt.IdentityError, match="identity= says who you are, and trust= whom you trust"):
+        pt.RemoteWorker(f"{host}:7700", id="carol")
+    with virtual("carol"):  # the name is free
+        pass
+
+
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

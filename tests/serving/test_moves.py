@@ -106,7 +106,7 @@ def test_gradients_move_too(two: Two) -> None:
 def test_what_no_rule_lets_go_stays(two: Two) -> None:
     with pytest.raises(pt.PermissionDeniedError, match="scans") as denied:
         two.scans.move(two.dora)
-    assert "may not move to dora" in denied.value.__notes__[0]
+    assert "may not move to dora: rule " in denied.value.__notes__[0]
     with pytest.raises(pt.PermissionDeniedError):
         (two.scans + two.patients).to(two.dora.device)
 

@@ -116,7 +116,7 @@ def test_what_is_closed_never_leaves(alice: pt.RemoteWorker) -> None:
     total = found(alice, "closed").sum()
     with pytest.raises(pt.PermissionDeniedError, match=r'read = "never" for closed: it cannot be asked for either'):
         total.cpu()
-    with pytest.raises(pt.PermissionDeniedError, match="closed may not be read, nor asked for"):
+    with pytest.raises(pt.PermissionDeniedError, match="closed may not be read, nor asked for: without a rule"):
         asked(total, "please")
     assert pt.send(torch.ones(2), alice).tolist() == [1, 1]
 
@@ -138,7 +138,9 @@ def test_of_what_is_limited_so_much_leaves_in_a_day(hospital: Hospital, alice: p
     assert x.cpu().shape == (2, 3)
     with contextlib.closing(hospital.connect(id="bob/second")) as second:
         y = found(second, "limited")
-        with pytest.raises(pt.PermissionDeniedError, match="no more than 10 elements of limited a day"):
+        with pytest.raises(
+            pt.PermissionDeniedError, match="rule 2 of its owner's policy releases no more than 10 elements a day"
+        ):
             y.cpu()
         assert y[0].tolist() == [2, 3, 4]
         with pytest.raises(pt.PermissionDeniedError):
@@ -156,12 +158,18 @@ def test_what_is_limited_is_limited_for_each_client(carol: pt.RemoteWorker) -> N
 
 
 def test_bytes_of_a_day(alice: pt.RemoteWorker) -> None:
-    with pytest.raises(pt.PermissionDeniedError, match="no more than 0 bytes of spent a day"):
+    with pytest.raises(
+        pt.PermissionDeniedError, match="rule 3 .* no more than 0 bytes a day of what was computed from spent"
+    ):
         found(alice, "spent")[0, 0].cpu()
 
 
 def test_what_was_made_of_several_is_under_all_their_rules(alice: pt.RemoteWorker) -> None:
-    for other, reason in ("closed", '"never" for closed'), ("asked", '"ask" for asked'), ("spent", "bytes of spent"):
+    for other, reason in (
+        ("closed", '"never" for closed'),
+        ("asked", '"ask" for asked'),
+        ("spent", "bytes a day of .* spent"),
+    ):
         mixed = found(alice, "open") + found(alice, other)
         with pytest.raises(pt.PermissionDeniedError, match=reason):
             mixed.cpu()
@@ -187,6 +195,25 @@ def test_what_is_hidden_and_what_is_public(alice: pt.RemoteWorker, carol: pt.Rem
     assert found(alice, "public").sum().item() == 15 + 6 * NAMES.index("public")
     with pytest.raises(pt.PermissionDeniedError):
         found(carol, "secret").cpu()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(lambda x: x.nonzero(), id="nonzero"),
+        pytest.param(lambda x: x[x > 0], id="boolean index"),
+        pytest.param(lambda x: torch.linalg.cholesky(x[:, :2]), id="whether it worked"),
+    ],
+)
+def test_what_depends_on_values_is_denied_with_the_rule(
+    alice: pt.RemoteWorker, ask: Callable[[torch.Tensor], object]
+) -> None:
+    with pytest.raises(
+        pt.PermissionDeniedError, match=r'rule 1 .* "ask" for asked: .*torch.where.*\.request\(reason\)'
+    ):
+        ask(found(alice, "asked"))
+    with pytest.raises(pt.PermissionDeniedError, match=r'rule 2 .* "always" with a limit for limited: .*torch.where'):
+        ask(found(alice, "limited"))
 
 
 # --- release

@@ -52,6 +52,15 @@ def elsewhere() -> None:
     del workers
 
 
+def serving() -> None:
+    with pt.DataServer("127.0.0.1:0", id="bob", identity="bob", data=["x.csv"], max_memory="8 GiB") as server:
+        assert_type(server, pt.DataServer)
+        assert_type(server.address, str)
+        assert_type(server.publish(torch.ones(1), name="x", tags=("#x",), private=False), None)
+        server.publish("x", name="x")  # type: ignore[arg-type]
+    pt.DataServer(id="bob")  # type: ignore[call-arg]
+
+
 def here(hook: pt.TorchHook) -> None:
     assert_type(pt.local_worker.id, str)
     assert_type(pt.local_worker.objects, Mapping[int, Tensor])

@@ -24,7 +24,7 @@ class StorageElsewhere(torch.UntypedStorage):
 
 
 def bytes_of_storage(storage: torch.UntypedStorage) -> Tensor:
-    return torch.empty(0, dtype=torch.uint8).set_(storage)
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
 def register_storage_location(restore: Callable[[torch.UntypedStorage, str], torch.UntypedStorage | None]) -> None:

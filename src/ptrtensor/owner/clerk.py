@@ -198,6 +198,14 @@ class Clerk:
             found[label] = self._policy.rule_for(self._peer.name, self._tags(label))[1]
         return found
 
+    def _rule_of(self, label: str) -> str:
+        """What to call its rule."""
+        return self._policy.grant(self._peer.name, self._tags(label)).rule
+
+    def _closed(self, rules: dict[str, Rule], labels: list[str]) -> str:
+        """These, and why they are."""
+        return ", ".join(f'{label} ({self._rule_of(label)} says read = "{rules[label].read}")' for label in labels)
+
     def _tags(self, label: str) -> tuple[str, ...]:
         """Of what came from another worker the label is the tag."""
         publication = self._publications.get(label)
@@ -207,7 +215,7 @@ class Clerk:
         rules = self._rules(reading.labels)
         closed = [label for label, rule in rules.items() if rule.read != "always"]
         if closed or not rules:
-            return Verdict(f"{', '.join(closed)} may not be read")
+            return Verdict(f"{self._closed(rules, closed)} may not be read")
         amounts: dict[str, tuple[float, float | None]] = {}
         for label, rule in rules.items():
             if rule.elements_per_day is not None:
@@ -215,8 +223,11 @@ class Clerk:
             if rule.bytes_per_day is not None:
                 amounts[f"bytes of {label}"] = (reading.size, rule.bytes_per_day)
         if amounts and (exceeded := self._use(amounts)):
-            limit = amounts[exceeded][1]
-            return Verdict(f"its owner releases no more than {limit:.0f} {exceeded} a day, and this would be more")
+            unit, _, label = exceeded.partition(" of ")
+            return Verdict(
+                f"{self._rule_of(label)} releases no more than {amounts[exceeded][1]:.0f} {unit} a day of what was "
+                f"computed from {label}, and this would be more: ask for less, or tomorrow (UTC)"
+            )
         self._note(
             "released",
             what=reading.what,
@@ -265,13 +276,14 @@ class Clerk:
     # --- requests
 
     def _ask(self, asking: Asking) -> Request:
-        never = [label for label, rule in self._rules(asking.labels).items() if rule.read == "never"]
+        rules = self._rules(asking.labels)
+        never = [label for label, rule in rules.items() if rule.read == "never"]
         if never or not asking.labels:
             tensor = "" if asking.meta is None else str(asking.meta)
             size = len(asking.value)
             denial = Denial("a request", asking.labels, 1, asking.name, asking.operation, tensor, size)
             self._denials.add(asking.labels, denial)
-            raise PtrTensorError(f"{', '.join(never)} may not be read, nor asked for")
+            raise PtrTensorError(f"{self._closed(rules, never)} may not be read, nor asked for")
         request = self._kept.file(self._peer, self._session, asking)
         self._note(
             "requested",
@@ -308,8 +320,8 @@ class Clerk:
             goes_home = label in self._foreign and label.startswith(f"{addressee}:")
             if addressee not in rule.move_to and not goes_home:
                 raise PtrTensorError(
-                    f"what was computed from {label} may not move to {addressee}: move_to in its owner's policy "
-                    "does not name it"
+                    f"what was computed from {label} may not move to {addressee}: {self._rule_of(label)} does not name "
+                    "it in move_to"
                 )
         if not sealing.labels:
             raise PtrTensorError("it is not private: move it as it is")

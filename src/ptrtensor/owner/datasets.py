@@ -4,9 +4,14 @@ What a session can map stays where it is: `.safetensors` and `.npy`. Anything el
 that only the owner's processes can read and that is removed in the end.
 """
 
+import contextlib
 import csv
 import importlib
+import os
+import shutil
 import tempfile
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -64,8 +69,10 @@ class Datasets(AbstractContextManager["Datasets"]):
     """What is published, and where its bytes lie."""
 
     def __init__(self) -> None:
-        self._converted = tempfile.TemporaryDirectory(prefix="ptrtensor-")
+        self._folder = Path(tempfile.mkdtemp(prefix="ptrtensor-"))
+        self._remove = weakref.finalize(self, remove, self._folder, os.getpid())
         self._publications: dict[str, Publication] = {}
+        self._publishing = threading.Lock()
 
     @property
     def publications(self) -> tuple[Publication, ...]:
@@ -90,7 +97,7 @@ class Datasets(AbstractContextManager["Datasets"]):
             raise DatasetError(f"{path} cannot be published: readable are {', '.join(READERS)}")
         found: dict[str, Publication] = {}
         try:
-            for publication in reader(path.absolute(), Path(self._converted.name)):
+            for publication in reader(path.absolute(), self._folder):
                 if publication.name in self._publications or publication.name in found:
                     raise DatasetError(f"two tensors are called {publication.name!r}: rename {path}")
                 found[publication.name] = publication
@@ -102,22 +109,61 @@ class Datasets(AbstractContextManager["Datasets"]):
             raise DatasetError(f"{path} cannot be published: there is no tensor in it")
         self._publications |= found
 
+    def publish(
+        self,
+        name: str,
+        tags: tuple[str, ...],
+        description: str,
+        private: bool,
+        meta: TensorMeta,
+        values: memoryview,
+    ) -> Publication:
+        """Publish what the owner's program has in memory. Any thread may.
+
+        :raises DatasetError: the name is taken or cannot be one, or there is no room on the disk.
+        """
+        with self._publishing:
+            if name in self._publications:
+                raise DatasetError(f"two tensors are called {name!r}: give this one another name")
+            try:
+                check_name(name)
+                file = written(values, self._folder)
+            except (ValueError, OSError) as error:
+                raise DatasetError(f"{name!r} cannot be published: {error}") from error
+            publication = Publication(name, tags, description, private, str(file), 0, meta)
+            self._publications[name] = publication
+            return publication
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._converted.cleanup()
+        self._remove()
+
+
+def remove(folder: Path, process: int) -> None:
+    """In a forked child the folder is the parent's."""
+    if os.getpid() == process:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def published(path: Path, key: str | None, meta: TensorMeta, file: Path, offset: int) -> Publication:
     """A tensor of the file `path`, whose bytes lie in `file`.
 
-    :raises ValueError: it is called as if it were another worker's [P13.3].
+    :raises ValueError: it is called as if it were another worker's.
     """
     name = path.stem if key is None else f"{path.stem}/{key}"
-    if ":" in name:
-        raise ValueError(f"{name!r} is no name for it, since ':' stands behind another worker's name: rename it")
+    check_name(name)
     tags = (f"#{path.stem}",) if key is None else (f"#{path.stem}", f"#{key}")
     return Publication(name, tags, f"{path.name}: {meta}", True, str(file), offset, meta)
+
+
+def check_name(name: str) -> None:
+    """:raises ValueError: it is none, or another worker's [P13.3]."""
+    if not name:
+        raise ValueError("it needs a name")
+    if ":" in name:
+        raise ValueError(f"{name!r} is no name for it, since ':' stands behind another worker's name: rename it")
 
 
 def from_safetensors(path: Path, converted: Path) -> Iterator[Publication]:
@@ -227,9 +273,22 @@ def convert(path: Path, key: str | None, array: Array, converted: Path) -> Publi
     """Write the values down as they lie in memory."""
     plain = np.array(array, dtype=array.dtype.newbyteorder("="), order="C", ndmin=0, copy=None)
     meta = meta_of(plain)
-    with tempfile.NamedTemporaryFile(dir=converted, delete=False) as stream:
-        stream.write(plain.tobytes())
-    return published(path, key, meta, Path(stream.name), 0)
+    return published(path, key, meta, written(memoryview(plain.tobytes()), converted), 0)
+
+
+def written(values: memoryview, folder: Path) -> Path:
+    """A file of these bytes, which nobody else may read.
+
+    :raises OSError: there is no room for it; then there is no part of it either.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as stream:
+        try:
+            stream.write(values)
+            stream.flush()
+        except BaseException:
+            os.unlink(stream.name)
+            raise
+    return Path(stream.name)
 
 
 def described(publication: Publication, columns: list[str]) -> Publication:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ptrtensor.errors import ProtocolError
 from ptrtensor.owner.clerk import Clerk
+from ptrtensor.owner.options import Options
 from ptrtensor.owner.session_process import SessionProcess
 from ptrtensor.transport.relay import Connected, Relay
 from ptrtensor.transport.resumable import TOKEN_BYTES, Opening, end
@@ -23,7 +24,7 @@ FAREWELL_SECONDS = 2.0
 class Patience:
     """How long a server waits, in seconds: for a client whose connection broke, and between signs of life."""
 
-    lease: float = 300.0
+    lease: float = Options.lease
     keep_alive: float = 15.0
     handshake: float = 10.0
 

@@ -93,12 +93,13 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return Grant(rule.read, rule.is_limited, rule.operations, rule.refused, named)
 
     def shown_to(self, client: str, publications: Sequence[Publication]) -> tuple[Publication, ...]:
-        """What this client may know of, private or not as the rules say."""
+        """What this client may know of, private or not as the rule says; where none fits, as it was published."""
         shown = []
         for publication in publications:
-            _, rule = self.rule_for(client, publication.tags)
+            number, rule = self.rule_for(client, publication.tags)
             if not rule.hidden:
-                shown.append(msgspec.structs.replace(publication, private=publication.private and rule.private))
+                private = rule.private if number else publication.private
+                shown.append(msgspec.structs.replace(publication, private=private))
         return tuple(shown)
 
     def quota_for(self, client: str) -> QuotaRule:

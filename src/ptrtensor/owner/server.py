@@ -16,6 +16,7 @@ from ptrtensor.owner.clerk import Clerk
 from ptrtensor.owner.decisions import note_decisions
 from ptrtensor.owner.handshake import shake_hands
 from ptrtensor.owner.hosted_session import Ended, HostedSession, Patience, refuse
+from ptrtensor.owner.options import Options
 from ptrtensor.owner.policy import Policy, least
 from ptrtensor.owner.requests import Requests
 from ptrtensor.owner.sealing import Sealer
@@ -41,11 +42,11 @@ LOOK_SECONDS: Final = 0.5
 class Limits:
     """What the server admits at the same time."""
 
-    sessions: int = 32
+    sessions: int = Options.sessions
     sessions_of_one: int = 8
     memory: int | None = None
     """Bytes for each session."""
-    objects: int = 1_000_000
+    objects: int = Options.max_objects
     """In each session."""
 
 
@@ -91,14 +92,7 @@ class Server:
         self.broken: AuditError | None = None
         self._record("server started", worker=worker)
         for publication in publications:
-            self._record(
-                "published",
-                object=publication.name,
-                tags=publication.tags,
-                private=publication.private,
-                tensor=str(publication.meta),
-                bytes=publication.meta.nbytes,
-            )
+            self._record_publication(publication)
         self._pool = Pool(ahead, compute_device, threads)
 
     @property
@@ -106,6 +100,19 @@ class Server:
         """Those that have not ended."""
         with self._lock:
             return list(self._sessions.values())
+
+    def publish(self, publication: Publication) -> None:
+        """Offer one more, in the sessions that begin from now on.
+
+        :raises AuditError: it cannot be written down, and the server stops.
+        """
+        try:
+            self._record_publication(publication)
+        except AuditError as error:
+            self._break(error)
+            raise
+        with self._lock:
+            self._publications = (*self._publications, publication)
 
     def serve_forever(self) -> None:
         """Until `stop`.
@@ -278,6 +285,16 @@ class Server:
         except AuditError as error:
             self._break(error)
             raise
+
+    def _record_publication(self, publication: Publication) -> None:
+        self._record(
+            "published",
+            object=publication.name,
+            tags=publication.tags,
+            private=publication.private,
+            tensor=str(publication.meta),
+            bytes=publication.meta.nbytes,
+        )
 
     def _record(self, event: str, **fields: object) -> None:
         """:raises AuditError: the log cannot be written."""

@@ -2,7 +2,7 @@
 
 import operator
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, SupportsIndex
 
 import torch
@@ -34,6 +34,16 @@ def checked_texts(texts: Sequence[object], call: str) -> tuple[str, ...]:
         except UnicodeEncodeError as error:
             raise PtrTensorError(f"{call} takes texts that UTF-8 has: {error}") from error
     return tuple(checked)
+
+
+def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags of what is published, as they can travel.
+
+    :raises PtrTensorError: they are a single text, or one is none.
+    """
+    if isinstance(tags, str):
+        raise PtrTensorError(f"publish() takes a list of tags, for instance [{tags!r}], not a single text")
+    return checked_texts(tuple(tags), "publish()")
 
 
 def checked_seed(seed: SupportsIndex) -> int:

@@ -1,11 +1,11 @@
 """Addresses of workers, as text."""
 
+import ipaddress
 import re
 from typing import Final
 
 from ptrtensor.errors import PtrTensorError
 
-LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 ADDRESS: Final = re.compile(r"(?:\[([^\[\]\s]*:[^\[\]\s]*)\]|([^\[\]:\s]+)):([0-9]{1,9})")
 
 
@@ -21,6 +21,14 @@ def parse_address(address: object, *, lowest_port: int = 1) -> tuple[str, int]:
             f"{lowest_port} to 65535, not {address!r}"
         )
     return found[1] or found[2], int(found[3])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether it is this machine and no other can be meant. No name is looked up: a resolver may say anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def format_address(host: str, port: int) -> str:

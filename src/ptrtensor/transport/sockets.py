@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ptrtensor.errors import WorkerLostError
-from ptrtensor.transport.addresses import LOOPBACK, format_address
+from ptrtensor.errors import IdentityError, WorkerLostError
+from ptrtensor.transport.addresses import format_address, is_loopback
 from ptrtensor.transport.base import Show
 from ptrtensor.wire.connection import (
     Allocate,
@@ -289,14 +289,19 @@ def connect(
 ) -> SocketTransport:
     """A transport to a worker that listens on this address.
 
+    :raises IdentityError: another machine's: on the way anybody could read all of it, and answer in the worker's place.
     :raises WorkerLostError: nobody listens there.
     """
+    address = format_address(host, port)
+    if not is_loopback(host):
+        raise IdentityError(
+            f"{address} is not on this machine's loopback (localhost, 127.0.0.1 or [::1]), and without identities a "
+            "connection is neither encrypted nor authenticated. Give both: identity= says who you are, and trust= "
+            "whom you trust; ptrtensor serve listens there"
+        )
     try:
         sock = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:  # ValueError: the name cannot even be looked up
-        address = format_address(host, port)
-        mend = "workers listen on loopback only, 127.0.0.1 or [::1]"
-        if host in LOOPBACK:
-            mend = f"start a worker there: python -m ptrtensor.worker --listen {address}"
+    except OSError as error:
+        mend = f"start a worker there: python -m ptrtensor.worker --listen {address}"
         raise WorkerLostError(f"nobody answers at {address} ({error}); {mend}") from error
     return SocketTransport(sock, peer, sending, receiving, allocate)

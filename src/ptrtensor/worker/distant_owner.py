@@ -51,6 +51,8 @@ MAX_KINDS: Final = 1000
 MAX_NAME_CHARACTERS: Final = 100
 """Of an operation or a request, as the client calls it."""
 
+INSTEAD: Final = "let nothing depend on values (multiply by a mask, torch.where, torch.linalg.inv_ex and its kin)"
+
 
 class DistantOwner(Owner):
     """Answers by itself what the grants say, and asks for the rest."""
@@ -114,7 +116,14 @@ class DistantOwner(Owner):
 
     def deny(self, reading: Reading) -> None:
         self._denials.add(denial_of(reading))
-        super().deny(reading)
+        labels = frozenset(reading.labels)
+        label = next(one for one in sorted(labels) if not self.is_open(frozenset((one,))))
+        grant = self._grants.get(label, Grant())
+        limit = " with a limit" if grant.limited else ""
+        way = f"{INSTEAD}, or ask for a value with .request(reason)" if grant.read == "ask" else INSTEAD
+        raise PermissionDeniedError(
+            f'{private(reading.what, labels)}; {grant.rule} says read = "{grant.read}"{limit} for {label}: {way}'
+        )
 
     def note_denial(
         self,
@@ -134,7 +143,8 @@ class DistantOwner(Owner):
             tensor = "" if asking.meta is None else str(asking.meta)
             size = len(asking.value)
             self._denials.add(Denial("a request", asking.labels, 1, asking.name, asking.operation, tensor, size))
-            raise PermissionDeniedError(f"{', '.join(never)} may not be read, nor asked for")
+            rule = self._grants.get(never[0], Grant()).rule
+            raise PermissionDeniedError(f'{never[0]} may not be read, nor asked for: {rule} says read = "never"')
         return self._filed(self._ask(asking))
 
     def releases(self) -> list[Release]:

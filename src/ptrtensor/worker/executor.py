@@ -18,6 +18,7 @@ from ptrtensor.worker.owner import NO_SUCH_OBJECT, TOO_MUCH_MEMORY, Owner
 from ptrtensor.worker.program import Fields, Program
 from ptrtensor.worker.randomness import Randomness
 from ptrtensor.worker.store import PUBLIC, Outcome, Poison, Store, Value, extent_of
+from ptrtensor.worker.uninitialised import clear
 
 MAX_HELD_FAILURES: Final = 4096
 """Failures that wait to be reported; of those beyond, their results tell."""
@@ -168,6 +169,8 @@ class Executor:
                 differs = True
                 continue
             laid_out = torch.empty_strided(meta.shape, meta.stride, dtype=value.dtype, device=value.device)
+            if program.clears:
+                clear(laid_out)  # between its elements
             fresh[place] = with_lazy_bits(laid_out, meta.conj, meta.neg).copy_(value)
             program.restrides = True
         if differs:

@@ -15,6 +15,7 @@ from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.listener import Gate, serve_connection, usable_device
 from ptrtensor.worker.memory_limit import limit_memory
 from ptrtensor.worker.session import Session
+from ptrtensor.worker.uninitialised import is_cleared_by_the_system
 
 
 def host(control: int, compute_device: str) -> int:
@@ -29,9 +30,8 @@ def host(control: int, compute_device: str) -> int:
     except (EOFError, OSError):
         return 0
     assert isinstance(message, Assign) and sock is not None
-    identity = Identity(message.worker, __version__, str(torch.__version__), message.epoch)
     owner = DistantOwner(channel, message.grants, metered=message.quota.metered)
-    session = Session(identity, compute_device, message.publications, owner, message.quota)
+    session = session_of(message, compute_device, owner)
     threading.Thread(target=obey, args=(channel, session, owner), daemon=True).start()
     # Behind all that this process needs by itself, a thread among it.
     if message.quota.memory is not None and compute_device == "cpu":
@@ -39,6 +39,14 @@ def host(control: int, compute_device: str) -> int:
     serve_connection(sock, Gate(session, threading.RLock(), token=""), owner.note_offence)
     owner.say_goodbye()
     return 0
+
+
+def session_of(assignment: Assign, compute_device: str, owner: DistantOwner) -> Session:
+    identity = Identity(assignment.worker, __version__, str(torch.__version__), assignment.epoch)
+    clears_memory = not is_cleared_by_the_system(torch.device(compute_device))
+    return Session(
+        identity, compute_device, assignment.publications, owner, assignment.quota, clears_memory=clears_memory
+    )
 
 
 def obey(channel: Channel[FromServer], session: Session, owner: DistantOwner) -> None:

@@ -12,7 +12,7 @@ import torch
 from ptrtensor._torch.memory import allocate
 from ptrtensor._torch.names import DEVICE_TYPE
 from ptrtensor.errors import ProtocolError, PtrTensorError, VersionMismatchError
-from ptrtensor.transport.addresses import LOOPBACK
+from ptrtensor.transport.addresses import is_loopback
 from ptrtensor.transport.base import Served
 from ptrtensor.transport.serving import RefusedError, refuse, serve
 from ptrtensor.wire.messages import ClientMessage, Hello, Refused
@@ -127,7 +127,7 @@ def listen(host: str, port: int) -> socket.socket:
 
     :raises PtrTensorError: the address is one that other machines can reach.
     """
-    if host not in LOOPBACK:
+    if not is_loopback(host):
         raise PtrTensorError(
             f"refusing to listen on {host}: without authentication and encryption, which this version does not "
             "have, a worker listens on loopback only (127.0.0.1 or ::1)"

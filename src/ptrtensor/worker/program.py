@@ -3,6 +3,7 @@
 import copy
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -30,6 +31,7 @@ from ptrtensor.wire.metadata import TensorMeta
 from ptrtensor.worker.forms import misfit
 from ptrtensor.worker.operations import Operation, drawing, operation
 from ptrtensor.worker.store import Labels, Value
+from ptrtensor.worker.uninitialised import clearing
 
 Fields = tuple[Any, ...]
 """As `struct` unpacks them: floats where the layout says so, else integers."""
@@ -60,7 +62,8 @@ class Program:
     depend on its result, not of the whole session.
     """
 
-    def __init__(self, instruction: Instruction, device: torch.device) -> None:
+    def __init__(self, instruction: Instruction, device: torch.device, *, clears: bool = False) -> None:
+        """`clears`: memory that torch hands out as it was is filled with zeros."""
         self.instruction = instruction
         self.layout: struct.Struct = layout(instruction)
         self.checked = instruction.expected is None
@@ -70,11 +73,14 @@ class Program:
         self.device = device
         self.is_refused = False
         """Whether it fails whatever it is given."""
+        self.clears = clears
         try:
             op = drawing(instruction.op) if instruction.draws else operation(instruction.op)
             if op.draws and not instruction.draws:  # the generator of the process would tell who drew before
                 raise UnsupportedOpError(f"{instruction.op} draws random numbers, and no seed comes with it")
             self._refuse_misfits(instruction, op)
+            if clears:
+                op = replace(op, kernel=clearing(instruction.op, op.kernel))
         except UnsupportedOpError as error:
             op = Operation(refusing(error))
             self.is_refused = True
@@ -198,7 +204,7 @@ class Program:
         """The same for private data alone: what is learned of a run depends on values, and shows in later runs."""
         found = self._twins.get(labels)
         if found is None:
-            found = self._twins[labels] = Program(self.instruction, self.device)
+            found = self._twins[labels] = Program(self.instruction, self.device, clears=self.clears)
         return found
 
     def refused(self, reason: str) -> "Program":

@@ -84,11 +84,13 @@ class Session:
         quota: Quota = Quota(),  # noqa: B008
         *,
         in_process: bool = False,
+        clears_memory: bool = False,
     ) -> None:
         """`owner` says what may leave; by default nothing that is private. `in_process`: the client is in this process,
-        and its signal handlers raise here.
+        and its signal handlers raise here. `clears_memory`: a client is not shown what was freed; nobody else does it.
         """
         self._in_process = in_process
+        self._clears_memory = clears_memory
         self.store = Store()
         self.closed = False
         self._pause: Callable[[], None] | None = None
@@ -240,7 +242,7 @@ class Session:
         for meta in instruction.expected or ():
             if meta is not None:
                 meta.check()
-        program = self._programs[instruction.number] = Program(instruction, self._device)
+        program = self._programs[instruction.number] = Program(instruction, self._device, clears=self._clears_memory)
         if program.is_refused:  # whatever it is to be run on
             known = resolve_op(instruction.op) is not None
             what = instruction.op.partition(".")[0] if known else "what torch does not have"

@@ -25,6 +25,7 @@ from ptrtensor._torch.names import DTYPES
 from ptrtensor.errors import DatasetError
 from ptrtensor.owner.datasets import MAX_HEADER_BYTES, READERS, SAFETENSORS_DTYPES, Datasets
 from ptrtensor.wire.control import Publication
+from ptrtensor.wire.metadata import TensorMeta
 from ptrtensor.worker.publications import mapped
 
 Array = npt.NDArray[Any]
@@ -722,3 +723,20 @@ def test_what_was_converted_is_the_owner_s_alone_and_is_removed(tmp_path: Path) 
         assert values(only(datasets)) == np.array([1, 2], np.int64).tobytes()
     assert not file.parent.exists()
     assert (tmp_path / "x.csv").exists()
+
+
+def test_where_there_is_no_room_no_part_of_a_copy_stays(datasets: Datasets) -> None:
+    meta = TensorMeta((2,), (1,), "float32")
+    first = datasets.publish("x", ("#x",), "", False, meta, memoryview(bytes(8)))
+    assert datasets.publications == (first,) and values(first) == bytes(8)
+
+    resource = pytest.importorskip("resource", reason="there is no limit of a file's size")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, before[1]))
+    try:
+        with pytest.raises(DatasetError, match="'y' cannot be published: .*File too large"):
+            datasets.publish("y", (), "", True, meta, memoryview(bytes(8)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert datasets.publications == (first,)
+    assert [path.name for path in Path(first.file).parent.iterdir()] == [Path(first.file).name]

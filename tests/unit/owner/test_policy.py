@@ -347,3 +347,13 @@ def test_rules_that_fit_nothing_are_named() -> None:
     policy = Policy(rule=(Rule(tags=("#patients",)), Rule(tags=("#patient",)), Rule(), Rule(tags=("#patients", "#x"))))
     assert policy.idle_rules([publication()]) == [2, 4]
     assert policy.idle_rules([]) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("rule", [True, False, None])
+def test_the_rule_that_fits_says_whether_it_is_private_and_else_whoever_published_it(
+    private: bool, rule: bool | None
+) -> None:
+    rules = () if rule is None else (Rule(tags=("#x",), private=rule),)
+    (shown,) = Policy(rule=(Rule(tags=("#other",)), *rules)).shown_to("alice", [publication("x", private=private)])
+    assert shown.private is (private if rule is None else rule)

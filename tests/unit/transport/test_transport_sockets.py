@@ -16,8 +16,8 @@ from interrupting import interrupted
 from wire_samples import WELCOME, frame, header
 
 import ptrtensor
-from ptrtensor.errors import ProtocolError, PtrTensorError, WorkerLostError
-from ptrtensor.transport.addresses import format_address, parse_address
+from ptrtensor.errors import IdentityError, ProtocolError, PtrTensorError, WorkerLostError
+from ptrtensor.transport.addresses import format_address, is_loopback, parse_address
 from ptrtensor.transport.serving import refuse, serve
 from ptrtensor.transport.sockets import LONG_BYTES, Piece, SocketTransport, Stream, connect
 from ptrtensor.wire.connection import Buffer
@@ -292,13 +292,25 @@ def test_nobody_listens() -> None:
         connect("127.0.0.1", port, "worker nobody")
 
 
-def test_a_name_that_cannot_be_looked_up_is_nobody_and_no_command_is_suggested_that_would_be_refused() -> None:
-    with pytest.raises(WorkerLostError, match="nobody answers at x+:80 .*loopback only") as caught:
-        connect("x" * 100, 80, "worker nobody")
-    assert "--listen" not in str(caught.value)
+@pytest.mark.parametrize(
+    "host",
+    ["hospital.example", "192.0.2.1", "2001:db8::1", "0.0.0.0", "::", "localhost.example", "127.0.0.1.example", "127.1"]
+    + ["x" * 100, "", "LOCALHOST\0", "\ud800"],
+)
+def test_nobody_connects_to_another_machine_without_an_identity(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor looks its name up."""
+    for call in ("create_connection", "getaddrinfo", "socket"):
+        monkeypatch.setattr(socket, call, lambda *arguments, **named: pytest.fail("it tried to connect"))
+    with pytest.raises(IdentityError, match="neither encrypted nor authenticated. Give both: identity= .* and trust="):
+        connect(host, 80, "worker nobody")
 
 
 # --- addresses
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost", "127.0.0.1", "127.8.9.10", "::1"])
+def test_this_machine_by_whatever_name(host: str) -> None:
+    assert is_loopback(host)
 
 
 @pytest.mark.parametrize(

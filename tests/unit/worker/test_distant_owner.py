@@ -29,7 +29,7 @@ from ptrtensor.worker.distant_owner import DistantOwner, is_one_of
 GRANTS = {
     "closed": Grant("never", rule="rule 1 of its owner's policy"),
     "asked": Grant("ask", rule="rule 2 of its owner's policy"),
-    "limited": Grant("always", limited=True),
+    "limited": Grant("always", limited=True, rule="rule 3 of its owner's policy"),
     "open": Grant("always"),
     "narrow": Grant(operations=("mean", "aten::sum", "add*"), refused=("add_",), rule="rule 5 of its owner's policy"),
 }
@@ -76,6 +76,28 @@ def test_what_the_grants_do_not_allow_is_denied_here(names: list[str], said: str
         read(owner, *names)
     assert said in str(caught.value) and f"computed from {', '.join(sorted(names))}" in str(caught.value)
     assert asked == [Denial("the value", tuple(sorted(names)), 1, 7, "aten::neg", "float32[2]", 8)]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["asked", "open"],
+            r'rule 2 of .* says read = "ask" for asked: .*torch.where.* or ask for .* \.request\(reason\)$',
+        ),
+        (
+            ["closed"],
+            r'rule 1 of .* says read = "never" for closed: .*multiply by a mask, torch.where, \S+inv_ex and its kin\)$',
+        ),
+        (["limited"], r'rule 3 of .* says read = "always" with a limit for limited: .*multiply by a mask'),
+        (["unknown"], r'says read = "never" for unknown: .*multiply by a mask'),
+    ],
+)
+def test_what_depends_on_values_is_denied_with_the_rule_and_the_way_round(names: list[str], said: str) -> None:
+    owner, asked = owner_of()
+    with pytest.raises(PermissionDeniedError, match=said):
+        owner.deny(Reading("a shape", 7, "", tuple(sorted(names)), 0, 0, "aten::nonzero"))
+    assert asked == [Denial("a shape", tuple(sorted(names)), 1, 7, "aten::nonzero")]
 
 
 def test_what_they_allow_is_asked_for_each_time() -> None:
@@ -137,7 +159,9 @@ def test_what_may_not_be_asked_for_is_not_sent() -> None:
     """Nor does each attempt make a line of the audit log."""
     owner, asked = owner_of()
     for _ in range(1000):
-        with pytest.raises(PermissionDeniedError, match="closed may not be read, nor asked for"):
+        with pytest.raises(
+            PermissionDeniedError, match="closed may not be read, nor asked for: rule 1 of its owner's policy"
+        ):
             owner.ask(asking("asked", "closed"))
     assert len(asked) == 10
     assert asked[-1] == Denial("a request", ("asked", "closed"), 256, 7, "aten::mean", "", 0)

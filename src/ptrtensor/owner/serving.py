@@ -1,0 +1,96 @@
+"""From an owner's files to a server, and all of it back: what `ptrtensor serve` and `DataServer` have in common."""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptrtensor.errors import IdentityError
+from ptrtensor.owner import keys
+from ptrtensor.owner.audit import Audit
+from ptrtensor.owner.datasets import Datasets
+from ptrtensor.owner.hosted_session import Patience
+from ptrtensor.owner.options import Options
+from ptrtensor.owner.policy import Policy, read_policy
+from ptrtensor.owner.server import Limits, Server
+from ptrtensor.owner.state import State
+from ptrtensor.transport.addresses import format_address, parse_address
+from ptrtensor.transport.tls import Credentials
+from ptrtensor.worker.listener import check_device, network_listener
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a server needs; none runs yet."""
+
+    datasets: Datasets
+    policy: Policy
+    listener: socket.socket
+    serving: Callable[[], AbstractContextManager[Server]]
+    """The server, which lets clients in once it is told to; stopped in the end."""
+
+    @property
+    def address(self) -> str:
+        return format_address(*self.listener.getsockname()[:2])
+
+
+@contextmanager
+def prepared(options: Options) -> Iterator[Prepared]:
+    """Files read, an address taken, the state and the log opened; closed and removed in the end.
+
+    :raises PtrTensorError: the options cannot be served with.
+    :raises OSError: the address is another machine's, or taken.
+    """
+    credentials = Credentials(options.identity, options.trust)
+    if keys.is_authority(keys.read_certificate(credentials.certificate)):
+        raise IdentityError(
+            f"{options.identity} is an authority: it signs for others and does not serve. Make another identity"
+        )
+    address = parse_address(options.listen, lowest_port=0)
+    check_device(options.compute_device)
+    policy = Policy() if options.policy is None else read_policy(options.policy)
+    with (
+        Datasets() as datasets,
+        network_listener(*address) as listener,
+        audit_log(options.audit) as audit,
+        contextlib.closing(State(options.state)) as state,
+    ):
+        for path in options.data:
+            datasets.add(path)
+
+        @contextmanager
+        def serving() -> Iterator[Server]:
+            server = Server(
+                options.id,
+                listener,
+                credentials,
+                datasets.publications,
+                compute_device=options.compute_device,
+                threads=options.threads,
+                limits=Limits(sessions=options.sessions, memory=options.max_memory, objects=options.max_objects),
+                patience=Patience(lease=options.lease),
+                policy=policy,
+                state=state,
+                audit=audit,
+            )
+            try:
+                yield server
+            finally:
+                server.stop("the worker was stopped by its owner")
+
+        yield Prepared(datasets, policy, listener, serving)
+
+
+@contextmanager
+def audit_log(path: Path | None) -> Iterator[Audit | None]:
+    """The log, on the disk when this ends; None where none is kept."""
+    if path is None:
+        yield None
+        return
+    log = Audit(path)
+    try:
+        yield log
+    finally:
+        log.close()
