@@ -80,7 +80,7 @@ def test_what_is_handed_out_into_a_view(clears_memory: bool) -> None:
     hand = by_hand(clears_memory=clears_memory)
     whole = hand.put(torch.ones(4))
     part = hand.run(aten.slice.Tensor, At(whole), 0, 1, 3, expect=[torch.ones(4)[1:3]])
-    hand.run(aten.new_empty.out, At(whole), [2], out=At(part))
+    hand.run(aten.new_empty.out, At(hand.put(A)), [2], out=At(part))
     first, *written, last = hand.fetch(whole).tolist()
     assert (first, last) == (1, 1) and (written == [0, 0] if clears_memory else torch.tensor(written).isnan().all())
 
