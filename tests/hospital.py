@@ -43,6 +43,7 @@ class Hospital:
             trust=self.folder / "trusts-bob",
             keep_alive_seconds=5.0,
             reconnect_seconds=20.0,
+            refused_seconds=20.0,
             answer_seconds=answer_seconds,
         )
 

@@ -54,13 +54,14 @@ def is_running(pid: int) -> bool:
 
 def test_a_waiting_call_learns_of_it_and_a_server_in_its_place_is_another(folder: Path) -> None:
     def connect(id: str, address: str, refused_seconds: float) -> pt.RemoteWorker:
-        who = {"identity": folder / "alice", "trust": folder / "trusts-bob"}
-        return pt.RemoteWorker(address, id=id, refused_seconds=refused_seconds, **who)
+        identity, trust = folder / "alice", folder / "trusts-bob"
+        return pt.RemoteWorker(address, id=id, identity=identity, trust=trust, refused_seconds=refused_seconds)
 
     with contextlib.ExitStack() as stack:
         server, address = stack.enter_context(serving(folder))
         brief, patient = connect("bob/brief", address, 1.0), connect("bob/patient", address, SECONDS)
-        kept, value = pt.send(torch.ones(2), patient), pt.send(torch.ones(1500, 1500), brief)
+        kept, large = pt.send(torch.ones(2), patient), pt.send(torch.ones(1500, 1500), brief)
+        value: torch.Tensor = large
         assert kept.tolist() == [1, 1]
         sessions = [record["process"] for record in records(folder / "audit.jsonl") if "process" in record]
         brief.synchronize()

@@ -1,7 +1,6 @@
 """`ptrtensor serve` as its clients meet it: who is let in, what they find, and how sessions end."""
 
 import os
-import re
 import signal
 import socket
 import ssl
@@ -279,23 +278,6 @@ def test_what_a_client_held_is_freed_when_it_leaves(hospital: Hospital) -> None:
     assert eventually(lambda: session not in hospital.server.sessions)
     with pytest.raises(ProcessLookupError):
         os.kill(session.process.number, 0)
-
-
-def test_a_lease_ends(folder: Path) -> None:
-    with open_hospital(folder, patience=Patience(lease=0.5, keep_alive=0.2)) as hospital:
-        client = ssl_client(hospital, "alice")
-        client.sendall(b"ptl\1" + bytes(32) + bytes(8))
-        opening = client.recv(44)
-        assert len(hospital.server.sessions) == 1
-        client.close()
-        assert eventually(lambda: not hospital.server.sessions)
-        again = ssl_client(hospital, "alice")
-        again.sendall(b"ptl\1" + opening[4:36] + bytes(8))
-        said = b""
-        while chunk := again.recv(4096):
-            said += chunk
-        assert re.search(rb"no such session any more: its lease ended", said)
-        again.close()
 
 
 def test_a_client_hears_why_the_worker_stopped(folder: Path) -> None:
