@@ -3,8 +3,8 @@
 import contextlib
 import random
 import time
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Callable, Iterator
+from itertools import chain, count, repeat
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,6 @@ from hospital import Hospital, open_hospital
 import ptrtensor as pt
 from ptrtensor.owner.server import Limits
 from ptrtensor.transport import linked
-
-STEPS = 40
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +30,15 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linked, "LONGEST_PAUSE_SECONDS", 0.01)
 
 
-def trained(bob: pt.Worker) -> tuple[list[torch.Tensor], list[float], float]:
+def trained(bob: pt.Worker, steps: int, rows: int) -> tuple[list[torch.Tensor], list[float], float]:
     """The weights, the losses on the way, and how many operations the worker has run."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.Dropout(0.2), torch.nn.Tanh(), torch.nn.Linear(30, 1))
     pt.send(model, bob)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
-    for step in range(STEPS):
-        x, y = pt.send(torch.randn(64, 20), bob), pt.send(torch.randn(64, 1), bob)
+    for step in range(steps):
+        x, y = pt.send(torch.randn(rows, 20), bob), pt.send(torch.randn(rows, 1), bob)
         optimizer.zero_grad()
         loss = torch.nn.functional.mse_loss(model(x), y)
         loss.backward()
@@ -56,22 +54,30 @@ def sizes(seed: int, least: int, most: int) -> Iterator[int]:
         yield chance.randint(least, most)
 
 
-@pytest.mark.timeout(300)
-def test_training_over_hundreds_of_cuts(hospital: Hospital) -> None:
-    """Most cuts fall within the session, some within a handshake."""
-    bob = hospital.connect(id="uncut")
-    weights, losses, operations = trained(bob)
-    bob.close()
-    proxy = CuttingProxy(hospital.port, sizes(1, 2500, 8000))
-    cut = hospital.connect(id="cut", port=proxy.port)
-    try:
-        again, losses_again, operations_again = trained(cut)
-        assert proxy.cuts >= 100
+@pytest.mark.parametrize(
+    ("after", "steps", "rows"),
+    [
+        pytest.param(repeat(2503), 25, 32, id="every 2503rd byte"),
+        pytest.param(repeat(3511), 40, 64, id="every 3511th byte"),
+        pytest.param(repeat(4507), 40, 120, id="every 4507th byte"),
+        pytest.param(chain([8000], sizes(1, 300, 4000)), 20, 32, id="anywhere, also within a handshake"),
+    ],
+)
+def test_training_over_hundreds_of_cuts(
+    hospital: Hospital, after: Iterator[int], steps: int, rows: int, record_property: Callable[[str, object], None]
+) -> None:
+    """Each has so much to send that there are more, however much crosses between two of them."""
+    with contextlib.closing(hospital.connect(id="uncut")) as bob:
+        weights, losses, operations = trained(bob, steps, rows)
+    proxy = CuttingProxy(hospital.port, after)
+    with contextlib.closing(hospital.connect(id="cut", port=proxy.port)) as cut:
+        again, losses_again, operations_again = trained(cut, steps, rows)
+        record_property("cuts", proxy.cuts)
+        print(f"{proxy.cuts} cuts")  # noqa: T201
+        assert proxy.cuts >= 200
         assert all(map(torch.equal, weights, again)) and losses == losses_again
         assert operations == operations_again
-    finally:
-        cut.close()
-        proxy.close()
+    proxy.close()
 
 
 def test_cuts_after_every_number_of_bytes_from_the_handshake_on(hospital: Hospital) -> None:
