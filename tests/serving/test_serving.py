@@ -1,5 +1,6 @@
 """`ptrtensor serve` as its clients meet it: who is let in, what they find, and how sessions end."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import torch
 from hospital import PATIENT, Hospital, open_hospital
 
 import ptrtensor as pt
+from ptrtensor.client.reference import Reference
 from ptrtensor.owner import keys
 from ptrtensor.owner.hosted_session import Patience
 from ptrtensor.owner.server import Limits
@@ -256,6 +258,15 @@ def test_clients_have_sessions_of_their_own(hospital: Hospital, bob: pt.RemoteWo
     assert x.id_at_location == y.id_at_location, "the same number, and another value"
     assert (x.get().tolist(), y.get().tolist()) == ([1, 1], [0, 0])
     carol.close()
+
+
+def test_a_name_of_one_session_is_not_found_in_another(hospital: Hospital, bob: pt.RemoteWorker) -> None:
+    with contextlib.closing(hospital.connect(id="bob for carol", who="carol")) as carol:
+        mine = pt.send(torch.ones(2), bob).tag("#mine")
+        assert isinstance(mine._reference, Reference)
+        with pytest.raises(pt.ObjectNotFoundError, match="holds no object"):
+            carol.fetch(mine._reference)
+        assert carol.search("#mine") == [] and mine.tolist() == [1, 1]
 
 
 def test_a_crash_ends_that_session_alone(hospital: Hospital, bob: pt.RemoteWorker) -> None:
