@@ -59,7 +59,7 @@ def sizes(seed: int, least: int, most: int) -> Iterator[int]:
     [
         pytest.param(repeat(2503), 25, 32, id="every 2503rd byte"),
         pytest.param(repeat(3511), 40, 64, id="every 3511th byte"),
-        pytest.param(repeat(4507), 40, 120, id="every 4507th byte"),
+        pytest.param(repeat(4507), 40, 100, id="every 4507th byte"),
         pytest.param(chain([8000], sizes(1, 300, 4000)), 20, 32, id="anywhere, also within a handshake"),
     ],
 )
