@@ -34,11 +34,16 @@ POLICY: Final = '[[rule]]\nread = "always"\n'
 FLOOD: Final = """
 import sys, torch, ptrtensor as pt
 bob = pt.RemoteWorker(sys.argv[1], id="bob/flood", identity="carol", trust="trusts-bob")
-value = torch.ones(512, 512, device=bob.device)
+{prepare}
 print("begun", flush=True)
 while True:
-    value @ value
+    {again}
 """
+FLOODS: Final = {
+    "beside a flood of products": ("value = torch.ones(512, 512, device=bob.device)", "value @ value"),
+    "beside a flood of 4 MiB there and back": ("value = torch.ones(1024 * 1024)", "pt.send(value, bob).cpu()"),
+}
+"""The first loads the process of its own session, the second the server, which relays for all."""
 
 
 class Owner:
@@ -236,11 +241,12 @@ def main() -> int:
                 )
             )
         run = small_steps(audited)
-        alone = rounds({"alone": run}, options.rounds)["alone"]
-        with started([sys.executable, "-c", FLOOD, address], owner.folder):
-            time.sleep(1)
-            flooded = rounds({"beside a flood": run}, options.rounds)["beside a flood"]
-        results["turns"] = {"alone": alone, "beside a flood": flooded}
+        results["turns"] = rounds({"alone": run}, options.rounds)
+        for title, (prepare, again) in FLOODS.items():
+            program = FLOOD.format(prepare=prepare, again=again)
+            with started([sys.executable, "-c", program, address], owner.folder):
+                time.sleep(1)
+                results["turns"] |= rounds({title: run}, options.rounds)
         console.print(
             shown("one value after the other", results["turns"], "alone", lambda s: f"{1e3 * s / STEPS:.2f} ms each")
         )

@@ -33,7 +33,9 @@ class Hospital:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def connect(self, *, id: str = "bob", who: str = "alice", port: int | None = None) -> pt.RemoteWorker:
+    def connect(
+        self, *, id: str = "bob", who: str = "alice", port: int | None = None, answer_seconds: float | None = None
+    ) -> pt.RemoteWorker:
         return pt.RemoteWorker(
             f"127.0.0.1:{self.port if port is None else port}",
             id=id,
@@ -41,6 +43,8 @@ class Hospital:
             trust=self.folder / "trusts-bob",
             keep_alive_seconds=5.0,
             reconnect_seconds=20.0,
+            refused_seconds=20.0,
+            answer_seconds=answer_seconds,
         )
 
 

@@ -207,6 +207,7 @@ class RemoteWorker(ConnectedWorker):
     :param connect_seconds: how long the network and the handshake may take.
     :param keep_alive_seconds: how long the connection may be silent; after three times that it counts as broken.
     :param reconnect_seconds: how long to try for a new connection when one broke.
+    :param refused_seconds: how long of that, where the address refuses connections: nobody listens there any more.
     :param answer_seconds: how long the worker may do nothing while this process waits for it; then it counts as lost.
         None: for ever, since an operation may take its time.
     :raises PtrTensorError: the address has another form; the id is taken or cannot be one, or there are 127 workers.
@@ -226,6 +227,7 @@ class RemoteWorker(ConnectedWorker):
         connect_seconds: float = 10.0,
         keep_alive_seconds: float = 15.0,
         reconnect_seconds: float = 60.0,
+        refused_seconds: float = 10.0,
         answer_seconds: float | None = None,
     ) -> None:
         host, port = parse_address(address)
@@ -237,7 +239,8 @@ class RemoteWorker(ConnectedWorker):
         if identity is not None and trust is not None:
             credentials = Credentials(Path(identity), Path(trust))
             dialer = Dialer(host, port, credentials, name, id is not None, connect_seconds)
-            transport = Linked(dialer, peer, keep_alive_seconds, reconnect_seconds, sending, receiving, allocate)
+            patience = keep_alive_seconds, reconnect_seconds, refused_seconds
+            transport = Linked(dialer, peer, *patience, sending, receiving, allocate)
         elif identity is None and trust is None:
             transport = connect(host, port, peer, sending, receiving, allocate)
         else:

@@ -16,13 +16,14 @@ AT_ONCE = struct.pack("ii", 1, 0)
 class CuttingProxy:
     """Cuts a connection when so many bytes have crossed it, counted over both directions; then serves the next."""
 
-    def __init__(self, port: int, after: Iterator[int] = repeat(1 << 60)) -> None:  # noqa: B008
+    def __init__(self, port: int, after: Iterator[int] = repeat(1 << 60), at: int = 0) -> None:  # noqa: B008
+        """`at` is the port where it listens itself; 0: any free one."""
         self.cuts = 0
         self.bytes = 0
         self._target = ("127.0.0.1", port)
         self._stalled = self._redirected = self._closed = False
         self._after = after
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", at))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

@@ -1,7 +1,7 @@
 """`ptrtensor serve` as its clients meet it: who is let in, what they find, and how sessions end."""
 
+import contextlib
 import os
-import re
 import signal
 import socket
 import ssl
@@ -17,6 +17,7 @@ import torch
 from hospital import PATIENT, Hospital, open_hospital
 
 import ptrtensor as pt
+from ptrtensor.client.reference import Reference
 from ptrtensor.owner import keys
 from ptrtensor.owner.hosted_session import Patience
 from ptrtensor.owner.server import Limits
@@ -259,6 +260,15 @@ def test_clients_have_sessions_of_their_own(hospital: Hospital, bob: pt.RemoteWo
     carol.close()
 
 
+def test_a_name_of_one_session_is_not_found_in_another(hospital: Hospital, bob: pt.RemoteWorker) -> None:
+    with contextlib.closing(hospital.connect(id="bob for carol", who="carol")) as carol:
+        mine = pt.send(torch.ones(2), bob).tag("#mine")
+        assert isinstance(mine._reference, Reference)
+        with pytest.raises(pt.ObjectNotFoundError, match="holds no object"):
+            carol.fetch(mine._reference)
+        assert carol.search("#mine") == [] and mine.tolist() == [1, 1]
+
+
 def test_a_crash_ends_that_session_alone(hospital: Hospital, bob: pt.RemoteWorker) -> None:
     carol = hospital.connect(id="bob for carol", who="carol")
     number = hospital.server.sessions[-1].process.number
@@ -279,23 +289,6 @@ def test_what_a_client_held_is_freed_when_it_leaves(hospital: Hospital) -> None:
     assert eventually(lambda: session not in hospital.server.sessions)
     with pytest.raises(ProcessLookupError):
         os.kill(session.process.number, 0)
-
-
-def test_a_lease_ends(folder: Path) -> None:
-    with open_hospital(folder, patience=Patience(lease=0.5, keep_alive=0.2)) as hospital:
-        client = ssl_client(hospital, "alice")
-        client.sendall(b"ptl\1" + bytes(32) + bytes(8))
-        opening = client.recv(44)
-        assert len(hospital.server.sessions) == 1
-        client.close()
-        assert eventually(lambda: not hospital.server.sessions)
-        again = ssl_client(hospital, "alice")
-        again.sendall(b"ptl\1" + opening[4:36] + bytes(8))
-        said = b""
-        while chunk := again.recv(4096):
-            said += chunk
-        assert re.search(rb"no such session any more: its lease ended", said)
-        again.close()
 
 
 def test_a_client_hears_why_the_worker_stopped(folder: Path) -> None:

@@ -291,6 +291,10 @@ def test_an_audit_log_is_checked_and_shown(tmp_path: Path) -> None:
     assert "yesterday" in run("audit", "show", path, "--since", "yesterday").output
     assert run("audit", "show", path, "--object", "patients").output.count("\n") == 2
     assert run("audit", "show", path, "--object", "scans").output.count("\n") == 1
+    assert run("audit", "show", path, "--event", "quota used up").output == ""
+    assert "one of 'server started', 'published'," in " ".join(
+        misused("audit", "show", path, "--event", "typo").split()
+    )
     path.write_text(path.read_text().replace("carol", "alice"))
     assert "line 3" in failed("audit", "verify", path)
 

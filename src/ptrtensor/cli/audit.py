@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from ptrtensor.cli.output import named_errors, printable
-from ptrtensor.owner.audit import Chain, Fields, records
+from ptrtensor.owner.audit import Chain, Event, Fields, records
 
 app = typer.Typer(no_args_is_help=True, help="What happened, and that nobody changed the record of it.")
 
@@ -29,7 +29,7 @@ def verify(file: AuditFile) -> None:
 @app.command("show")
 def show_records(
     file: AuditFile,
-    event: Annotated[str | None, typer.Option(help="Only events of this kind, for instance denied.")] = None,
+    event: Annotated[Event | None, typer.Option(help="Only events of this kind.", metavar="EVENT")] = None,
     client: Annotated[str | None, typer.Option(help="Only this client.")] = None,
     session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
     object: Annotated[str | None, typer.Option(help="Only what has to do with this publication.")] = None,

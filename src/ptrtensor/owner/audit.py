@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -22,6 +22,24 @@ fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None  #
 BEFORE_THE_FIRST: Final = "0" * 64
 
 Fields = dict[str, object]
+
+Event = Literal[
+    "server started",
+    "published",
+    "connection refused",
+    "session refused",
+    "session began",
+    "denied",
+    "requested",
+    "approved",
+    "released",
+    "moved",
+    "received",
+    "quota used up",
+    "session ended",
+    "server stopped",
+]
+"""All that a server writes down."""
 
 HASHED: Final = b',"hash":"'
 END: Final = b'"}\n'

@@ -22,11 +22,14 @@ FAREWELL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server waits, in seconds: for a client whose connection broke, and between signs of life."""
+    """How long a server waits, in seconds: for a client whose connection broke, between signs of life, and for a
+    session's process that somebody stopped.
+    """
 
     lease: float = Options.lease
     keep_alive: float = 15.0
     handshake: float = 10.0
+    stopped: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class HostedSession:
 
     def __post_init__(self) -> None:
         self.began = time.monotonic()
+        self._stopped_since: float | None = None
+        """When its process was first seen to be stopped, if it has not gone on."""
         self._reason: str | None = None
         self._relay = Relay(self.local, self.patience.keep_alive, self._why)
         self._connections: queue.SimpleQueue[tuple[Connected, int] | None] = queue.SimpleQueue()
@@ -67,8 +72,8 @@ class HostedSession:
             self._relay.interrupt()
 
     def look(self) -> None:
-        """Count what its process computed, and end it if that is far too much."""
-        if reason := self.clerk.look(self.process.seconds):
+        """Count what its process computed, and end it if that is far too much, or if it cannot compute any more."""
+        if reason := self.clerk.look(self.process.seconds) or self._stopped():
             self.stop(reason)
 
     def stop(self, reason: str) -> None:
@@ -77,6 +82,16 @@ class HostedSession:
             self._reason = reason
         self._connections.put(None)
         self._relay.stop()
+
+    def _stopped(self) -> str:
+        """Why it must end, where its process has been stopped for long: its client would wait for ever."""
+        if not self.process.is_stopped:
+            self._stopped_since = None
+            return ""
+        self._stopped_since = self._stopped_since or time.monotonic()
+        if time.monotonic() - self._stopped_since < self.patience.stopped:
+            return ""
+        return f"the process of this session was stopped for {self.patience.stopped:g} s: what it held is gone"
 
     def join(self, seconds: float) -> None:
         self._thread.join(seconds)

@@ -16,7 +16,7 @@ from typing import Final
 
 from ptrtensor.errors import WorkerLostError
 from ptrtensor.owner.printed_lines import PrintedLines
-from ptrtensor.owner.processor_time import has_ended, seconds_of
+from ptrtensor.owner.processor_time import has_ended, is_stopped, seconds_of
 from ptrtensor.transport.process import CLEARED_MEMORY, launch
 from ptrtensor.wire.control import Answer, Assign, FromSession, Question, Ready, Report, Reported, Sealing, Unsealing
 from ptrtensor.worker.channel import Channel, from_session
@@ -68,6 +68,10 @@ class SessionProcess:
     @property
     def has_ended(self) -> bool:
         return self._process.poll() is not None
+
+    @property
+    def is_stopped(self) -> bool:
+        return is_stopped(self.number)
 
     @property
     def seconds(self) -> float:

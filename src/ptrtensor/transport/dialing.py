@@ -31,6 +31,10 @@ class RefusedError(WorkerLostError):
     """The worker was reached and wants no session, or none of that token."""
 
 
+class NobodyListensError(WorkerLostError):
+    """The machine was reached, and no process listens there."""
+
+
 @dataclass(frozen=True)
 class Dialer:
     """Connects to one worker, again and again."""
@@ -48,7 +52,7 @@ class Dialer:
     def dial(self, token: bytes, received: int) -> tuple[ssl.SSLSocket, Opening]:
         """A connection on which the worker has said how far it got.
 
-        :raises WorkerLostError: the name, the route or the session is at fault.
+        :raises WorkerLostError: the name, the route or the session is at fault, or nobody listens.
         :raises IdentityError: one side does not trust the other, or a certificate is not valid.
         :raises ProtocolError: something else listens there, or another version.
         :raises OSError: the connection broke while it was made.
@@ -84,7 +88,8 @@ class Dialer:
         except socket.gaierror as error:
             raise WorkerLostError(f"{self._who}: the name {self.host!r} has no address ({error.strerror})") from error
         except (OSError, UnicodeError) as error:
-            raise WorkerLostError(
+            kind = NobodyListensError if isinstance(error, ConnectionRefusedError) else WorkerLostError
+            raise kind(
                 f"{self._who} cannot be reached ({error}): is it serving, and does the network let you through?"
             ) from error
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from ptrtensor.errors import IdentityError, ProtocolError, PtrTensorError, WorkerLostError
 from ptrtensor.transport.base import Show
-from ptrtensor.transport.dialing import Dialer, RefusedError
+from ptrtensor.transport.dialing import Dialer, NobodyListensError, RefusedError
 from ptrtensor.transport.relay import Relay
 from ptrtensor.transport.resumable import NO_TOKEN
 from ptrtensor.transport.sockets import SocketTransport
@@ -33,12 +33,14 @@ class Linked(SocketTransport):
         peer: str,
         keep_alive_seconds: float,
         reconnect_seconds: float,
+        refused_seconds: float,
         sending: Show | None = None,
         receiving: Show | None = None,
         allocate: Allocate = allocate,
     ) -> None:
         self._dialer = dialer
         self._reconnect_seconds = reconnect_seconds
+        self._refused_seconds = refused_seconds
         self._reason: str | None = None
         self._broke = ""
         self._closing = threading.Event()
@@ -86,7 +88,7 @@ class Linked(SocketTransport):
 
     def _reconnect(self) -> tuple[socket.socket, int]:
         """:raises PtrTensorError: it cannot be had any more."""
-        until = time.monotonic() + self._reconnect_seconds
+        began = refused_since = time.monotonic()
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -95,12 +97,16 @@ class Linked(SocketTransport):
             except (IdentityError, ProtocolError, RefusedError):
                 raise
             except (OSError, WorkerLostError) as error:
-                if time.monotonic() > until:
+                now = time.monotonic()
+                if not isinstance(error, NobodyListensError):
+                    refused_since = now  # the network may be down and the worker well
+                left = min(began + self._reconnect_seconds, refused_since + self._refused_seconds) - now
+                if left <= 0:
                     raise WorkerLostError(
-                        f"the connection broke ({self._broke}) and could not be made again for "
-                        f"{self._reconnect_seconds:g} s: {error}"
+                        f"the connection broke ({self._broke}) and could not be made again for {now - began:.1f} s: "
+                        f"{error}"
                     ) from error
-            if self._closing.wait(pause * random.uniform(0.5, 1.0)):  # many clients do not all come at once
+            if self._closing.wait(min(left, pause * random.uniform(0.5, 1.0))):  # many clients do not all come at once
                 raise WorkerLostError("this side closed the connection while it was broken")
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 

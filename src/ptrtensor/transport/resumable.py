@@ -35,7 +35,7 @@ MAX_REASON_BYTES: Final = 4096
 KEPT_BYTES: Final = 32 * 1024 * 1024
 """Sent and not acknowledged, at most; past this the sender waits."""
 
-PIECE_BYTES: Final = 1024
+PIECE_BYTES: Final = 512
 CAREFUL_BYTES: Final = 64 * 1024
 """So much is sent again in such pieces: TLS gives nothing of a record that did not arrive as a whole, so large ones
 would never cross a way that breaks every few kilobytes."""

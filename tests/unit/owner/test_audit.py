@@ -1,16 +1,20 @@
 """The audit log: each record bound to the one before."""
 
+import ast
 import errno
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from ptrtensor import owner
 from ptrtensor.errors import AuditError
-from ptrtensor.owner.audit import BEFORE_THE_FIRST, Audit, Chain, records
+from ptrtensor.owner.audit import BEFORE_THE_FIRST, Audit, Chain, Event, records
+from ptrtensor.owner.requests import Decision
 
 
 @pytest.fixture
@@ -164,3 +168,16 @@ def test_threads_write_whole_lines(tmp_path: Path) -> None:
         thread.join()
     audit.close()
     assert len(list(records(tmp_path / "audit.jsonl"))) == 400
+
+
+def test_all_that_a_server_writes_down_is_among_the_events() -> None:
+    """And nothing else is: whoever looks for one by a name that there is none of would find nothing, and believe it."""
+    writers = {"record", "_record", "_write_down", "write_down", "_note", "_try_to_record", "_refuse"}
+    written = set()
+    for path in Path(owner.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in writers:
+                event = node.args[0] if node.args else None
+                if isinstance(event, ast.Constant):
+                    written.add(event.value)
+    assert written | set(get_args(Decision)) == set(get_args(Event))

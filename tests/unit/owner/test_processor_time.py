@@ -1,12 +1,13 @@
-"""The processor time of another process, while it runs and when it has ended."""
+"""What is told of another process: its time, while it runs and when it has ended, and whether it was stopped."""
 
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 
-from ptrtensor.owner.processor_time import has_ended, seconds_of
+from ptrtensor.owner.processor_time import has_ended, is_stopped, seconds_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of other processes")
 
@@ -32,3 +33,19 @@ def test_it_is_told_while_it_runs_and_until_its_status_is_asked_for() -> None:
 
 def test_of_what_is_no_process_nothing_is_told() -> None:
     assert seconds_of(2**22 + 1) is None
+
+
+def test_one_that_was_stopped_is_told_from_one_that_waits() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+    ) as process:
+        try:
+            assert not is_stopped(process.pid)
+            process.send_signal(signal.SIGSTOP)
+            deadline = time.monotonic() + 20
+            while not is_stopped(process.pid) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert is_stopped(process.pid)
+        finally:
+            process.kill()
+    assert not is_stopped(process.pid)
