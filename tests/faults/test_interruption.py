@@ -17,7 +17,7 @@ from interrupting import InterruptError, interrupted
 
 from ptrtensor._torch.memory import bytes_of, meta_of, tensor_of
 from ptrtensor.client.callsite import CallSite
-from ptrtensor.client.client import FLUSH_BUSY, FLUSH_IDLE, Client
+from ptrtensor.client.client import FLUSH_STREAMING, Client
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import RemoteOpError
 from ptrtensor.wire import messages
@@ -77,7 +77,7 @@ class Program:
 
     def check(self) -> None:
         """The session works, the sum is right, and nothing is left of what was interrupted."""
-        self.add(FLUSH_IDLE + 1)
+        self.add(FLUSH_STREAMING + 1)
         try:
             assert self.done <= self.fetch(self.total) <= self.tried
         except RemoteOpError as error:
@@ -92,7 +92,7 @@ class Program:
 
 
 def posting(program: Program) -> None:
-    program.add(FLUSH_IDLE + 2)
+    program.add(FLUSH_STREAMING + 2)
 
 
 def flushing(program: Program) -> None:
@@ -228,6 +228,6 @@ def test_the_tests_see_a_lost_command() -> None:
 def test_an_interruption_reaches_the_caller() -> None:
     with connected("in process") as (client, _):
         program = Program(client)
-        assert interrupted(lambda: program.add(FLUSH_BUSY), 20, "ptrtensor/client")
+        assert interrupted(lambda: program.add(FLUSH_STREAMING), 20, "ptrtensor/client")
         assert not interrupted(lambda: program.add(1), 10_000, "ptrtensor/client")
         assert issubclass(InterruptError, KeyboardInterrupt)

@@ -47,14 +47,17 @@ from ptrtensor.wire.messages import (
     Welcome,
 )
 
-FLUSH_BUSY: Final = 32
-"""Commands in a batch while the worker has work."""
+FLUSH_STREAMING: Final = 16
+"""Commands in a batch while the caller waits for nothing. To send fewer where the worker is idle costs more than it saves."""
 
 FLUSH_HERE: Final = 512
 """Commands in a batch where sending computes: taking turns between caller and worker has a price, and nobody waits."""
 
-FLUSH_IDLE: Final = 8
-"""Commands in a batch when the worker waits for some."""
+DROPS_HERE: Final = 32
+"""Commands there after which what died meanwhile is forgotten."""
+
+FLUSH_WAITING: Final = 8
+"""Commands in a batch while the caller waits often."""
 
 SOON_AFTER: Final = 128
 """Commands after a wait within which another is to be expected."""
@@ -85,7 +88,7 @@ class Client:
         self.drops, self.living = self._outbox.drops, self._outbox.living
         self._acknowledged = 0
         self._waited_at = 0
-        self._most = FLUSH_BUSY
+        self._most = FLUSH_STREAMING
         """Commands in a batch, at most: few while the caller waits often, since a worker answers between batches."""
         self._numbers = count(1)
         self._awaited: set[int] = set()
@@ -115,20 +118,20 @@ class Client:
             return
         if self._transport.computes_on_sender:
             self._post_here(waiting)
-        elif waiting >= self._most or (waiting % FLUSH_IDLE == 0 and self._worker_is_idle()):
+        elif waiting >= self._most:
             self._flush_unless_busy()
         else:
             self._flusher.wake()
 
     def _post_here(self, waiting: int) -> None:
-        """Where sending computes. What died meanwhile is forgotten within the batch, so that it is not held to its end.
+        """Where sending computes. What died meanwhile is forgotten within the batch, not held to its end.
 
         Threads wait their turn: commands that pile up would be for one of them to compute.
         """
         if waiting >= FLUSH_HERE:
             self.flush()
             self._poll()
-        elif waiting % FLUSH_BUSY == 0:
+        elif waiting % DROPS_HERE == 0:
             with self._writing:
                 self._outbox.take_in_drops()
 
@@ -156,7 +159,7 @@ class Client:
         with self._writing:
             self._send_batch()
         if self._outbox.first > self._waited_at + SOON_AFTER:
-            self._most = FLUSH_BUSY
+            self._most = FLUSH_STREAMING
 
     def _flush_unless_busy(self) -> None:
         """While another thread is uploading, commands may pile up; it or the flusher sends them after it."""
@@ -164,6 +167,7 @@ class Client:
             self._flusher.wake()
         else:
             self.flush()
+            self._poll()
 
     def flush_idle(self) -> None:
         """The same, for the thread that looks after what the caller left lying; never raises.
@@ -196,7 +200,7 @@ class Client:
         try:
             self._awaited.add(number)
             self.send(make(number), payload)
-            self._waited_at, self._most = self._outbox.first, FLUSH_IDLE
+            self._waited_at, self._most = self._outbox.first, FLUSH_WAITING
             began = time.perf_counter()
             self._read_until(lambda: number in self._replies, seconds)
             reply, payload = self._replies.pop(number)
@@ -309,11 +313,6 @@ class Client:
         except (WorkerLostError, ProtocolError) as error:
             self._lose(error)
         self.bytes_sent += len(payload) if payload is not None else 0
-
-    def _worker_is_idle(self) -> bool:
-        """Whether it could be computing meanwhile."""
-        self._poll()
-        return self._acknowledged >= self._outbox.first
 
     def _wait_for_room(self) -> None:
         """[P7.5]: the caller blocks rather than the worker's queue growing, and reads while it does."""

@@ -29,6 +29,9 @@ from ptrtensor.wire.metadata import TensorMeta, interned
 
 ALIAS: Final = torch.ops.aten.alias.default
 
+NO_RESULT: Final = 0
+"""The name of a command's first result where it has none; no value has it."""
+
 
 def dispatch(op: OpOverload[..., object], args: Args, kwargs: Kwargs, wrap: Wrap) -> object:
     """Run one operation on pointers."""
@@ -54,6 +57,12 @@ def run(operation: Operation, args: Args, kwargs: Kwargs, wrap: Wrap, worker: Wo
     if worker.has_reshaped_views:
         check_writes(call)
     prediction = predicted(worker, call)
+    if operation.is_in_place and prediction.fresh == [] and not prediction.changes:
+        target = args[0]
+        if isinstance(target, Pointer):
+            target._reference.is_settled = False
+            post(worker, call, prediction, NO_RESULT)
+            return target
     if operation.writes or operation.shares_memory:
         unsettle(call)
     if prediction.fresh is None:

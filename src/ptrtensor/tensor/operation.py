@@ -158,6 +158,8 @@ class Operation:
         self.written_positions = [position for position, given in enumerate(arguments) if writes(given)]
         self.written_keywords = [given.name for given in arguments if writes(given)]
         self.writes = bool(self.written_positions or self.written_keywords)
+        self.is_in_place = self.written_arguments == self.written_positions == [0] and not self.written_keywords
+        """Whether it writes to its first argument, and returns that."""
         self.decomposes = decomposes(op)
         self.writes_lists = any(writes(given) and type_name(given).startswith("List[") for given in arguments)
         self.argument_names = [given.name for given in arguments]

@@ -10,7 +10,7 @@ from client_transports import NEVER, WAIT_SECONDS, ScriptedTransport
 from collecting import collect
 
 from ptrtensor.client.callsite import CallSite
-from ptrtensor.client.client import FLUSH_BUSY, FLUSH_HERE, FLUSH_IDLE, Client
+from ptrtensor.client.client import DROPS_HERE, FLUSH_HERE, FLUSH_STREAMING, FLUSH_WAITING, SOON_AFTER, Client
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import (
     ObjectNotFoundError,
@@ -102,24 +102,31 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 
 def test_nothing_goes_out_below_the_threshold(client: Client, transport: ScriptedTransport) -> None:
-    post(client, FLUSH_IDLE - 1)
+    post(client, FLUSH_STREAMING - 1)
     assert transport.sent == []
 
 
-def test_an_idle_worker_gets_small_batches(client: Client, transport: ScriptedTransport) -> None:
-    post(client, 3 * FLUSH_IDLE)
-    assert transport.sizes == [FLUSH_IDLE] * 3
-    assert [batch.first for batch in transport.batches] == [0, FLUSH_IDLE, 2 * FLUSH_IDLE]
+@pytest.mark.parametrize("acknowledges", [True, False])
+def test_a_stream_goes_out_in_large_batches(client: Client, transport: ScriptedTransport, acknowledges: bool) -> None:
+    """Whether the worker is idle or not: to ask, and to send less at a time, costs the caller more."""
+    transport.acknowledges = acknowledges
+    post(client, 3 * FLUSH_STREAMING)
+    assert transport.sizes == [FLUSH_STREAMING] * 3
+    assert [batch.first for batch in transport.batches] == [0, FLUSH_STREAMING, 2 * FLUSH_STREAMING]
 
 
-def test_a_busy_worker_gets_large_batches(client: Client, transport: ScriptedTransport) -> None:
-    transport.acknowledges = False
-    post(client, FLUSH_IDLE)
-    post(client, 2 * FLUSH_BUSY)
-    assert transport.sizes == [FLUSH_IDLE, FLUSH_BUSY, FLUSH_BUSY]
-    transport.acknowledge()
-    post(client, FLUSH_IDLE)
-    assert transport.sizes[3:] == [FLUSH_IDLE]
+def test_what_was_said_is_taken_in_with_each_batch(client: Client, transport: ScriptedTransport) -> None:
+    post(client, 10 * FLUSH_STREAMING)
+    assert client.in_flight == 0 and not client.failures._sites
+
+
+def test_batches_are_small_after_a_wait(client: Client, transport: ScriptedTransport) -> None:
+    client.synchronize()
+    post(client, SOON_AFTER + 2 * FLUSH_WAITING)
+    small = SOON_AFTER // FLUSH_WAITING + 1
+    assert transport.sizes == [FLUSH_WAITING] * small
+    post(client, FLUSH_STREAMING)
+    assert transport.sizes[small:] == [FLUSH_STREAMING]
 
 
 def test_what_a_worker_in_this_process_says_is_taken_in(client: Client, transport: ScriptedTransport) -> None:
@@ -142,19 +149,7 @@ def test_what_died_is_forgotten_within_a_large_batch(client: Client, transport: 
     for mark in marks(payload):
         held += 1 if mark > 0 else -1
         most = max(most, held)
-    assert held == 0 and most == FLUSH_BUSY
-
-
-def test_a_batch_that_waits_goes_out_when_the_worker_becomes_idle(client: Client, transport: ScriptedTransport) -> None:
-    transport.acknowledges = False
-    post(client, FLUSH_IDLE)
-    post(client, FLUSH_IDLE + 4)
-    assert transport.sizes == [FLUSH_IDLE]
-    transport.acknowledge()
-    post(client, 3)
-    assert transport.sizes == [FLUSH_IDLE]
-    post(client, 1)
-    assert transport.sizes == [FLUSH_IDLE, 2 * FLUSH_IDLE]
+    assert held == 0 and most == DROPS_HERE
 
 
 def test_flush_sends_once(client: Client, transport: ScriptedTransport) -> None:
@@ -206,7 +201,7 @@ def test_where_sending_computes_a_thread_waits_its_turn_instead_of_leaving_its_c
         time.sleep(0.1)
         left = len(client._outbox)
     thread.join(timeout=20)
-    assert not thread.is_alive() and left <= FLUSH_BUSY
+    assert not thread.is_alive() and left <= DROPS_HERE
 
 
 def test_the_flusher_takes_in_what_arrives(transport: ScriptedTransport) -> None:
@@ -367,13 +362,13 @@ def test_several_failures_are_one_error(client: Client, transport: ScriptedTrans
 def test_failures_past_the_limit_are_counted(client: Client, transport: ScriptedTransport) -> None:
     transport.acknowledges = False
     for _ in range(25):
-        post(client, FLUSH_IDLE)
+        post(client, FLUSH_STREAMING)
         last = transport.batches[-1].first
-        transport.acknowledge(*(failure(last + place) for place in range(FLUSH_IDLE)))
+        transport.acknowledge(*(failure(last + place) for place in range(FLUSH_STREAMING)))
         client.flush_idle()
     with pytest.raises(RemoteOpError) as raised:
         client.synchronize()
-    assert raised.value.__notes__[-1] == f"and {25 * FLUSH_IDLE - 6} more failures"
+    assert raised.value.__notes__[-1] == f"and {25 * FLUSH_STREAMING - 6} more failures"
     client.synchronize()
 
 
@@ -400,7 +395,7 @@ def test_close_gives_back_what_nobody_saw(client: Client, transport: ScriptedTra
 
 
 def test_lines_are_forgotten_when_their_commands_have_run(client: Client, transport: ScriptedTransport) -> None:
-    post(client, 20 * FLUSH_IDLE)
+    post(client, 20 * FLUSH_STREAMING)
     client.synchronize()
     assert not client.failures._sites
 
@@ -409,9 +404,9 @@ def test_lines_of_failures_do_not_pile_up(client: Client, transport: ScriptedTra
     """A loop that catches each error must not fill this process's memory (D11)."""
     transport.acknowledges = False
     for _ in range(700):
-        post(client, FLUSH_IDLE)
+        post(client, FLUSH_STREAMING)
         last = transport.batches[-1].first
-        transport.acknowledge(*(failure(last + place) for place in range(FLUSH_IDLE)))
+        transport.acknowledge(*(failure(last + place) for place in range(FLUSH_STREAMING)))
         with pytest.raises(RemoteOpError):
             client.synchronize()
     assert len(client.failures._failed_sites) <= 5000

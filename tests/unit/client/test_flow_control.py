@@ -74,16 +74,16 @@ def in_flight(client: Client, transport: ScriptedTransport) -> int:
 
 
 def test_the_real_limit_is_enough_to_keep_a_worker_busy() -> None:
-    assert client_module.MAX_IN_FLIGHT >= 32 * client_module.FLUSH_BUSY
+    assert client_module.MAX_IN_FLIGHT >= 32 * client_module.FLUSH_STREAMING
 
 
 def test_the_caller_blocks_and_goes_on(client: Client, transport: ScriptedTransport) -> None:
     caller = Caller(client, 3 * LIMIT)
     assert transport.waiting.wait(WAIT_SECONDS)
     caller.thread.join(0.05)
-    assert caller.thread.is_alive() and caller.posted < LIMIT + 2 * client_module.FLUSH_BUSY
+    assert caller.thread.is_alive() and caller.posted < LIMIT + 2 * client_module.FLUSH_STREAMING
     while caller.thread.is_alive():
-        assert in_flight(client, transport) <= LIMIT + client_module.FLUSH_BUSY
+        assert in_flight(client, transport) <= LIMIT + client_module.FLUSH_STREAMING
         transport.acknowledge()
         caller.thread.join(0.01)
     assert caller.posted == 3 * LIMIT and caller.error is None
