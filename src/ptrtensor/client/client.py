@@ -48,7 +48,7 @@ from ptrtensor.wire.messages import (
 )
 
 FLUSH_STREAMING: Final = 16
-"""Commands in a batch while the caller waits for nothing. To send fewer where the worker is idle costs more than it saves."""
+"""Commands in a batch while the caller waits for nothing. To send fewer to an idle worker costs more than it saves."""
 
 FLUSH_HERE: Final = 512
 """Commands in a batch where sending computes: taking turns between caller and worker has a price, and nobody waits."""
