@@ -1,6 +1,8 @@
 """What a policy allows, refuses and limits, through a real server; and values that the owner releases."""
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -367,6 +369,26 @@ def test_the_server_s_own_limits_hold_as_well(tmp_path: Path) -> None:
             with pytest.raises(pt.RemoteOpError, match="allows 5"):
                 kept[5].cpu()
             assert kept[0].tolist() == [1, 1]
+
+
+def test_a_client_whose_sessions_crash_gets_no_more(tmp_path: Path) -> None:
+    """Each crash could tell it a bit of what it may not read. Nor is it told how it crashed; the owner is."""
+    policy = Policy(quota=(QuotaRule(clients=("alice",), crashes_per_day=1),))
+    make_keys(tmp_path)
+    log = contextlib.closing(Audit(tmp_path / "audit.jsonl"))
+    with log as audit, open_hospital(tmp_path, policy=policy, audit=audit) as hospital:
+        with contextlib.closing(hospital.connect()) as bob:
+            x = pt.send(torch.ones(2), bob)
+            (session,) = hospital.server.sessions
+            os.kill(session.process.number, signal.SIGSEGV)
+            with pytest.raises(pt.WorkerLostError, match="the process of this session ended by itself"):
+                while True:
+                    x.cpu()
+        (ended,) = lines(tmp_path, "session ended")
+        assert "killed by signal 11" in str(ended["reason"])
+        with pytest.raises(pt.WorkerLostError, match="1 of your sessions crashed today"):
+            hospital.connect(id="again")
+        hospital.connect(id="bob for carol", who="carol").close()
 
 
 def test_what_is_published_does_not_count_as_memory(tmp_path: Path) -> None:

@@ -109,6 +109,25 @@ class Clerk:
             log.exception("a session's question met an error", extra={"session": self._session})
             return Verdict(f"the worker met an error of its own: {type(error).__name__}")
 
+    def admit(self) -> str:
+        """Why its client may begin no session now; empty where it may."""
+        return self._crashed() or self.look(0.0)
+
+    def _crashed(self) -> str:
+        """Whether a session crashes may be made to depend on private values: each crash tells a client a bit of them."""
+        most = self._policy.quota_for(self._peer.name).crashes_per_day
+        if self._state is None or not self._used("crashes", 0, most - 1):
+            return ""
+        return f"{most} of your sessions crashed today, and the owner of the worker grants you no more (UTC)"
+
+    def _used(self, what: str, amount: float, limit: float | None) -> bool:
+        """Count that much of it, where the state can be written; whether that is too much."""
+        try:
+            return bool(self._use({what: (amount, limit)}))
+        except StateError as error:
+            log.error("the state cannot be used", extra={"session": self._session, "reason": str(error)})
+            return False
+
     def look(self, seconds: float) -> str:
         """Why there must be no session, or no more of it, now that its process has computed for so long; empty where
         there may. What the process does not tell of, since it has no time to or since it lies, counts as well.
@@ -130,8 +149,10 @@ class Clerk:
             return ""
         return "the owner of the worker grants you no more seconds today, and you used more than those"
 
-    def close(self, seconds: float) -> None:
+    def close(self, seconds: float, crashed: bool = False) -> None:
         """The session is over, and its process computed for so long: write down what was not yet."""
+        if crashed and self._state is not None:
+            self._used("crashes", 1, None)
         self.look(seconds)
         with contextlib.suppress(AuditError):
             self._denials.tell()

@@ -19,6 +19,8 @@ from ptrtensor.transport.tls import Peer
 
 FAREWELL_SECONDS = 2.0
 
+CRASHED = "the process of this session ended by itself: what it held is gone"
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -110,8 +112,9 @@ class HostedSession:
             said = self._relay.ended and f"its client said {self._relay.ended!r}"
             stopped = self._reason
             # With its end comes what the process had still to say: of an offence, too.
-            reason = self.process.end() or stopped or self.clerk.offence or said or reason
-            self.clerk.close(self.process.seconds)
+            crash = self.process.end()
+            reason = crash or stopped or self.clerk.offence or said or reason
+            self.clerk.close(self.process.seconds, bool(crash) and stopped in (None, CRASHED))
             self.when_ended(self, Ended(reason, time.monotonic() - self.began))
 
     def _relayed(self) -> bool:
@@ -140,8 +143,9 @@ class HostedSession:
                 return False
 
     def _why(self) -> str:
+        """For the client. How its process crashed is the owner's to know: that may depend on private values."""
         if self._reason is None:
-            self._reason = self.process.end()
+            self._reason = CRASHED if self.process.end() else ""
         return self._reason
 
 

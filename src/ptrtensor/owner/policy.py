@@ -62,7 +62,10 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class QuotaRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one client may use: memory and objects in each session, operations and seconds in all of them together."""
+    """What one client may use: memory and objects in each session, operations and seconds in all of them together.
+
+    Also how many of its sessions may crash.
+    """
 
     clients: Texts = ("*",)
     memory: Size | None = None
@@ -70,6 +73,7 @@ class QuotaRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     sessions: Count | None = None
     operations_per_day: Count | None = None
     seconds_per_day: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    crashes_per_day: Count = 5
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -238,7 +238,7 @@ class Server:
         shown = self._policy.shown_to(peer.name, self._publications)
         number = secrets.token_hex(4)
         clerk = Clerk(self._policy, shown, self._state, peer, number, self._sealer, self._write_down)
-        if reason := clerk.look(0.0):
+        if reason := clerk.admit():
             raise QuotaExceededError(reason)
         process = self._pool.take()
         assignment = Assign(

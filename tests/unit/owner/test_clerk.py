@@ -356,3 +356,29 @@ def test_what_may_not_even_be_asked_for(office: Office, labels: tuple[str, ...])
 def test_without_a_state_there_are_no_requests() -> None:
     for question in (asking("asked"), Listing(), Collecting("1f")):
         assert "takes no requests" in against(Office(None).clerk().answer(question))
+
+
+# --- crashes
+
+
+def test_a_client_whose_sessions_crash_begins_no_more_today(office: Office) -> None:
+    """Whoever can crash a session where a private value says so learns a bit of it each time."""
+    for _ in range(POLICY.quota_for("alice").crashes_per_day):
+        assert office.clerk().admit() == ""
+        office.clerk().close(0.0, crashed=True)
+    office.clerk().close(0.0)
+    assert "5 of your sessions crashed today" in office.clerk().admit()
+    assert office.clerk(CAROL).admit() == ""
+
+
+def test_a_client_that_may_not_crash_at_all(office: Office) -> None:
+    clerk = Clerk(
+        Policy(quota=(QuotaRule(crashes_per_day=0),)), (), office.state, ALICE, "s", NoSealer(), office.record
+    )
+    assert "0 of your sessions crashed" in clerk.admit()
+
+
+def test_crashes_that_cannot_be_counted() -> None:
+    clerk = Office(None).clerk(CAROL)
+    clerk.close(0.0, crashed=True)
+    assert clerk.admit() == ""
