@@ -114,7 +114,7 @@ class Clerk:
         return self._crashed() or self.look(0.0)
 
     def _crashed(self) -> str:
-        """Whether a session crashes may be made to depend on private values: each crash tells a client a bit of them."""
+        """Whether a session crashes can be made to depend on private values: each crash tells a bit of them."""
         most = self._policy.quota_for(self._peer.name).crashes_per_day
         if self._state is None or not self._used("crashes", 0, most - 1):
             return ""
