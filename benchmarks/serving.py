@@ -231,7 +231,7 @@ def main() -> int:
             for worker, kind in ((quiet, "without a log"), (audited, "with --audit")):
                 (patients,) = worker.search("#patients")
                 runs[kind] = training(worker, patients, every)
-            found = results[f"audit, {title}"] = rounds(runs, options.rounds)
+            found = results[f"audit, {title}"] = rounds(runs, 3 * options.rounds)  # a few per cent are looked for
             console.print(
                 shown(
                     f"{STEPS} training steps, {title}",
