@@ -118,10 +118,10 @@ class DataServer(AbstractContextManager["DataServer"]):
         """
         if self._is_closed or self._process != os.getpid():  # in a forked child it is the parent's
             return
-        self._is_closed = True
-        atexit.unregister(self.close)
         self._open.close()
         self._thread.join()
+        self._is_closed = True  # not before: interrupted until here, another call goes on
+        atexit.unregister(self.close)
         if self._server.broken is not None:
             raise self._server.broken
 

@@ -74,7 +74,48 @@ def test_what_is_read_is_not_given_another_shape() -> None:
     hand = ByHand()
     matrix, bias = hand.put(torch.ones(4, 2)), hand.put(torch.ones(4, 4))
     hand.run("aten::addmm.out", At(bias), At(matrix), At(hand.put(torch.ones(2, 4))), out=At(matrix))
-    assert "out and mat1 share memory" in hand.why(matrix)
+    assert torch.equal(hand.fetch(matrix), torch.full((4, 4), 3.0))
+
+
+@pytest.mark.parametrize("length", [0, 1, 14])
+def test_indices_are_not_overwritten_after_they_were_looked_at(length: int) -> None:
+    """A result that is empty yet grows over what lies beside it in its storage."""
+    hand = ByHand()
+    memory = hand.put(torch.tensor([0, 0, 0, 0, 0, 1, 2, 3, *[0] * 8]))
+    values = torch.cat([torch.full((8,), 100.0), torch.full((6,), 500.0)])
+    hand.run(
+        "aten::searchsorted.Tensor_out",
+        At(hand.put(torch.arange(4.0))),
+        At(hand.put(values)),
+        sorter=Part(memory, 4, (4,), (1,)),
+        out=Part(memory, 0, (length,), (1,)),
+    )
+    assert hand.fetch(memory).tolist() == [4] * 14 + [0, 0]
+
+
+def test_results_are_not_sorted_into_each_other() -> None:
+    hand = ByHand()
+    memory = hand.put(torch.zeros(304, dtype=torch.int64))
+    hand.run(
+        "aten::sort.values_stable",
+        At(hand.put(torch.randperm(300))),
+        stable=False,
+        dim=0,
+        descending=True,
+        values=Part(memory, 2, (300,), (1,)),
+        indices=Part(memory, 1, (300,), (1,)),
+    )
+    assert hand.fetch(memory)[301] == 0 and 0 <= hand.fetch(memory)[1:301].min() <= hand.fetch(memory).max() < 300
+
+
+def test_a_degree_is_not_overwritten_after_it_was_looked_at() -> None:
+    """The kernel counts up to it."""
+    hand = ByHand()
+    degrees = hand.put(torch.tensor([3.0] + [1.0] * 7))
+    numbers = hand.put(torch.tensor([1e5] + [0.5] * 7))
+    hand.run("aten::special_legendre_polynomial_p.out", At(numbers), Part(degrees, 0, (8,), (0,)), out=At(degrees))
+    expected = torch.special.legendre_polynomial_p(torch.tensor([1e5] + [0.5] * 7), torch.full((8,), 3.0))
+    assert torch.equal(hand.fetch(degrees), expected)
 
 
 def test_a_number_is_no_dtype() -> None:

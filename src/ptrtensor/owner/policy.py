@@ -73,7 +73,7 @@ class QuotaRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     sessions: Count | None = None
     operations_per_day: Count | None = None
     seconds_per_day: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    crashes_per_day: Count = 5
+    crashes_per_day: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 5
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

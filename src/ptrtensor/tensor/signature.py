@@ -204,7 +204,7 @@ class Call:
         self.worker = pointer._worker
 
     def _read_identities(self) -> None:
-        """Which arguments are the same tensor is part of the key, if any are."""
+        """Which arguments are the same tensor is part of the key, if any are; local ones count as one."""
         if len({*map(id, self.pointers)}) != len(self.pointers):
             names = [*map(id, self.pointers)]
             self.key.append(tuple(map(names.index, names)))

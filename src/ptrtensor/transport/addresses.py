@@ -24,7 +24,7 @@ def parse_address(address: object, *, lowest_port: int = 1) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether it is this machine and no other can be meant. No name is looked up: a resolver may say anything."""
+    """Whether it is this machine and no other can be meant: of other names a resolver may say anything."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

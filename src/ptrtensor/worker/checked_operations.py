@@ -2,7 +2,7 @@
 
 Found with tests/attacks/fuzzing on torch's kernels for CPUs: every operation that a worker runs was called with numbers
 out of range and with tensors of the wrong shape, dtype, content or layout, while all memory was guarded. Named here
-are those that crashed or reached beside a tensor, and their closest relatives. A call's `out=` goes with its operation.
+are those that crashed or reached beside a tensor, and their closest relatives; outputs.py has what `out=` writes to.
 """
 
 from math import prod
@@ -228,9 +228,6 @@ CHECKS: Final[dict[str, tuple[Check, ...]]] = {
     "lu_unpack": PIVOTS,
     "max_pool2d_with_indices_backward": pool_backward("aten::max_pool2d_with_indices", 2),
     "max_pool3d_with_indices_backward": pool_backward("aten::max_pool3d_with_indices", 3),
-    "max_pool3d_with_indices": (),
-    "max_unpool2d": (),
-    "max_unpool3d": (),
     "median": (unrepeated("self"),),
     "multi_margin_loss_backward": (of_length("grad_output", reduced),),
     "multilabel_margin_loss_backward": (of_length("grad_output", reduced), *like("target", "is_target")),
@@ -251,12 +248,10 @@ CHECKS: Final[dict[str, tuple[Check, ...]]] = {
     ),
     "nll_loss_backward": (labels,),
     "nll_loss2d_backward": (labels,),
-    "reflection_pad3d": (),
     "reflection_pad1d_backward": pad_backward("aten::reflection_pad1d", 1),
     "reflection_pad2d_backward": pad_backward("aten::reflection_pad2d", 2),
     "reflection_pad3d_backward": pad_backward("aten::reflection_pad3d", 3),
     "repeat_interleave": (repeated,),
-    "replication_pad3d": (),
     "replication_pad1d_backward": pad_backward("aten::replication_pad1d", 1),
     "replication_pad2d_backward": pad_backward("aten::replication_pad2d", 2),
     "replication_pad3d_backward": pad_backward("aten::replication_pad3d", 3),
@@ -276,7 +271,4 @@ CHECKS: Final[dict[str, tuple[Check, ...]]] = {
         ),
     ),
 }
-"""By name, without `aten::`, and without overload where all have the same.
-
-None at all: only what its `out=` writes to is checked.
-"""
+"""By name, without `aten::`, and without overload where all have the same."""

@@ -11,6 +11,10 @@ from ptrtensor._torch.memory import is_dense, offset_of
 from ptrtensor.worker.checks import Check, Given, Shape, optional, per_channel, shaped, tensor, within
 
 MOST_REPEATS: Final = 2**48
+"""Elements: far more than there is memory for, and few enough to be added up."""
+
+FACTORS: Final = ("scales_d", "scales_h", "scales_w")
+"""Of the last dimensions, of which there may be fewer."""
 
 
 def ctc(given: Given) -> None:
@@ -75,15 +79,12 @@ def labels(given: Given) -> None:
     within("target", lambda given: classes)({"target": used})
 
 
-FACTORS: Final = ("scales_d", "scales_h", "scales_w")
-
-
 def scaled(given: Given) -> None:
     """A factor, where there is one, leads from one size to the other."""
     size = given["input_size"] if "input_size" in given else tensor(given, "self").shape
     plane = len(given["output_size"] or ())
     if not 0 < plane <= len(FACTORS) or len(size) < plane:
-        raise ValueError("output_size must be one, two or three of the sizes of the input")
+        raise ValueError("output_size must have one, two or three sizes, and no more than the input")
     names = ("scales",) if "scales" in given else FACTORS[-plane:]
     for name, before, after in zip(names, size[-plane:], given["output_size"], strict=True):
         factor = given.get(name)
@@ -97,9 +98,9 @@ def truncated(given: Given) -> None:
     if given.get("rounding_mode") != "trunc":
         return
     kind = torch.result_type(dividend, divisor)
-    if kind in (torch.int32, torch.int64):
-        least = dividend == torch.iinfo(kind).min
-        if bool(least.any()) and bool((least & (divisor == -1)).any()):
+    if kind in (torch.int32, torch.int64):  # as the kernel sees them: a number may become another in this dtype
+        least = dividend.to(kind) == torch.iinfo(kind).min
+        if bool(least.any()) and bool((least & (torch.as_tensor(divisor).to(kind) == -1)).any()):
             raise ValueError(f"{torch.iinfo(kind).min} divided by -1 is more than the most that {kind} can hold")
 
 

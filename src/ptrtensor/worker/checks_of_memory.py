@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ptrtensor._torch.memory import is_dense, meta_of, offset_of, storage_key
+from ptrtensor._torch.memory import is_dense, storage_key
 from ptrtensor.worker.checks import Check, Given, optional, tensor
+from ptrtensor.worker.outputs import repeats
 
 
 def unrepeated(name: str) -> Check:
@@ -54,39 +55,6 @@ def typed(other: str, *names: str) -> Check:
     return check
 
 
-def apart_from(result: str, *names: str) -> Check:
-    """What is written to, where it is given, is none of these, nor lies where they lie: the kernel may give it another
-    shape first, or use what it has looked at before after it wrote there.
-    """
-
-    def check(given: Given) -> None:
-        for value in tensors(given.get(result)):
-            for name in names:
-                if any(value is other or overlap(value, other) for other in tensors(given.get(name))):
-                    raise ValueError(f"{result} and {name} share memory: write to another tensor")
-
-    return check
-
-
-def tensors(value: object) -> list[Tensor]:
-    """Those that an argument consists of."""
-    return [item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, Tensor)]
-
-
-def overlap(one: Tensor, other: Tensor) -> bool:
-    """Whether the stretches of memory that they span have bytes in common, gaps among them."""
-    if storage_key(one) != storage_key(other):
-        return False
-    first, second = stretch(one), stretch(other)
-    return max(first.start, second.start) < min(first.stop, second.stop)
-
-
-def stretch(value: Tensor) -> range:
-    """The bytes of its storage from its first element to its last."""
-    begin = offset_of(value) * value.itemsize
-    return range(begin, begin + meta_of(value).extent)
-
-
 def apart(written: Sequence[str]) -> Check:
     """What is written to shares no memory with another argument, and none between its own elements."""
 
@@ -106,7 +74,3 @@ def apart(written: Sequence[str]) -> Check:
                 raise ValueError(f"elements of {name} share memory")
 
     return check
-
-
-def repeats(value: Tensor) -> bool:
-    return any(stride == 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True))

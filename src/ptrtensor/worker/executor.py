@@ -121,7 +121,8 @@ class Executor:
         """The owner learns of a command that its client is told was not done."""
         names = [int(fields[field]) for field in (*program.object_fields, -1)]
         labels = PUBLIC.union(*(self._store.labels.get(name, PUBLIC) for name in names))
-        self._owner.note_denial(what, names[-1], labels, program.instruction.op, program.prediction)
+        made = names[-1] if program.instruction.expected != () else next(iter(self._written(program, fields)), None)
+        self._owner.note_denial(what, made, labels, program.instruction.op, program.prediction)
 
     def poison(self, name: int, failure: Failure) -> None:
         """A value that could not be made, for a reason that is to be reported."""

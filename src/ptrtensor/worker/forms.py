@@ -2,7 +2,7 @@
 values, where its kernel does not look at them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 from ptrtensor._torch.operations import has_tag, op_arguments, op_name, writes
 from ptrtensor.worker.checked_operations import CHECKS
 from ptrtensor.worker.checks import Check
-from ptrtensor.worker.checks_of_memory import apart, apart_from
+from ptrtensor.worker.outputs import with_outputs_apart
 
 ATTRIBUTES: Final[dict[str, type]] = {
     "ScalarType": torch.dtype,
@@ -19,11 +19,6 @@ ATTRIBUTES: Final[dict[str, type]] = {
     "MemoryFormat": torch.memory_format,
     "Device": torch.device,
 }
-
-ADDED_TO: Final = frozenset(
-    (base, "self") for base in ("addmm", "addmv", "addr", "addbmm", "baddbmm", "cumsum", "cumprod")
-)
-"""Arguments that may be the very tensor that `out=` writes to, as in `torch.addmm(a, b, c, out=a)`."""
 
 
 def misfit(kind: str, value: object) -> bool:
@@ -44,15 +39,9 @@ def guarded(op: OpOverload[..., object], kernel: Callable[..., Any]) -> Callable
     results = [argument.name for argument in arguments if argument.kwarg_only and writes(argument)]
     names = [argument.name for argument in arguments]
     defaults = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
-    known = CHECKS.get(name, CHECKS.get(base))
-    checks: list[Check] = list(known or ())
-    if has_tag(op, "pointwise"):
-        pass  # those may, and see to it themselves
-    elif known is not None:
-        checks += [apart(results)] if results else []
-    else:
-        others = [name for name in names if (base, name) not in ADDED_TO]
-        checks += [apart_from(result, *(name for name in others if name != result)) for result in results]
+    checks: Sequence[Check] = CHECKS.get(name, CHECKS.get(base, ()))
+    if results and (checks or not has_tag(op, "pointwise")):  # of those torch itself sees to it, but not for our checks
+        kernel = with_outputs_apart(kernel, results)
     if not checks:
         return kernel
 

@@ -371,13 +371,6 @@ def test_a_client_whose_sessions_crash_begins_no_more_today(office: Office) -> N
     assert office.clerk(CAROL).admit() == ""
 
 
-def test_a_client_that_may_not_crash_at_all(office: Office) -> None:
-    clerk = Clerk(
-        Policy(quota=(QuotaRule(crashes_per_day=0),)), (), office.state, ALICE, "s", NoSealer(), office.record
-    )
-    assert "0 of your sessions crashed" in clerk.admit()
-
-
 def test_crashes_that_cannot_be_counted() -> None:
     clerk = Office(None).clerk(CAROL)
     clerk.close(0.0, crashed=True)

@@ -146,7 +146,7 @@ def test_windows_writes_files_in_its_own_way(file: Path) -> None:
         (f"[[quota]]\nobjects = {2**63}", 2, "Expected `int` <="),
         (f"[[quota]]\nobjects = {10**30}", 2, "Expected"),
         (f"[[quota]]\nobjects = {'9' * 5000}", 0, "no TOML"),
-        ("[[quota]]\ncrashes_per_day = -1", 2, "Expected `int` >= 0"),
+        ("[[quota]]\ncrashes_per_day = 0", 2, "Expected `int` >= 1"),
         ("[[quota]]\nseconds_per_day = -0.5", 2, "Expected `float` >= 0"),
         ("[[quota]]\nseconds_per_day = nan", 2, "Expected `float` >= 0"),
         ("[[quota]]\nseconds_per_day = inf", 2, "no limit"),

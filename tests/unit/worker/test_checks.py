@@ -23,7 +23,7 @@ from ptrtensor.worker.checks import (
     with_plane,
     within,
 )
-from ptrtensor.worker.checks_of_memory import apart, apart_from, contiguous, dense, typed, unrepeated
+from ptrtensor.worker.checks_of_memory import apart, contiguous, dense, typed, unrepeated
 
 NOTHING = torch.zeros(0, 5)
 SHARED = torch.zeros(4)
@@ -66,10 +66,6 @@ CASES: list[tuple[Check, dict[str, Any], dict[str, Any]]] = [
     (apart(["out"]), {"x": MATRIX, "out": torch.ones(1)}, {"x": SHARED, "out": SHARED[1:]}),
     (apart(["out"]), {"x": SHARED, "y": SHARED, "out": torch.ones(1)}, {"out": torch.ones(1).expand(3)}),
     (apart(["out"]), {"x": NOTHING, "out": torch.ones(0, 5)}, {"x": NOTHING, "out": NOTHING}),
-    (apart_from("out", "x"), {"x": NOTHING, "out": NOTHING[:]}, {"x": NOTHING, "out": NOTHING}),
-    (apart_from("out", "x"), {"x": SHARED[:1], "out": SHARED[1:]}, {"x": SHARED, "out": SHARED[1:]}),
-    (apart_from("out", "x"), {"x": [SHARED[:1]], "out": SHARED[1:]}, {"x": [MATRIX, SHARED], "out": SHARED[1:]}),
-    (apart_from("out", "x"), {"x": None, "out": SHARED}, {"x": SHARED.view(torch.uint8)[:1], "out": SHARED}),
 ]
 
 
