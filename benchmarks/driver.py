@@ -13,9 +13,6 @@ from typing import TextIO
 
 from benchmarks.workload import Run
 
-SHORT_SECONDS = 0.2
-"""A shorter round is run once more before: this process was stopped, and comes back to cold caches."""
-
 
 def drive(preparations: Mapping[str, Callable[[], Run]], synchronize: Run, version: str) -> None:
     """Serve until standard input ends."""
@@ -23,7 +20,6 @@ def drive(preparations: Mapping[str, Callable[[], Run]], synchronize: Run, versi
     os.dup2(2, 1)  # what a system prints is no answer
     say(answers, {"version": version, "workloads": list(preparations)})
     run: Run | None = None
-    seconds = 0.0
     for line in sys.stdin:
         order = json.loads(line)
         if "prepare" in order:
@@ -31,18 +27,13 @@ def drive(preparations: Mapping[str, Callable[[], Run]], synchronize: Run, versi
             gc.collect()
             run = preparations[order["prepare"]]()
             synchronize()
-            seconds = 0.0
             say(answers, {})
         else:
             assert run is not None
-            if seconds < SHORT_SECONDS:
-                run()
-                synchronize()
             began = time.perf_counter()
             run()
             synchronize()
-            seconds = time.perf_counter() - began
-            say(answers, {"seconds": seconds})
+            say(answers, {"seconds": time.perf_counter() - began})
 
 
 def say(answers: TextIO, message: Mapping[str, object]) -> None:

@@ -53,8 +53,8 @@ class CuttingProxy:
             with near, contextlib.suppress(OSError), socket.create_connection(self._target) as far:
                 if self._relay(near, far, next(self._after)):
                     self.cuts += 1
-                for sock in (near, far):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+                    for sock in (near, far):
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
 
     def _relay(self, near: socket.socket, far: socket.socket, most: int) -> bool:
         """Whether the connection was cut, rather than closed by one of its ends."""

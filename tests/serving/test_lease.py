@@ -55,16 +55,15 @@ def test_a_lease_ends(folder: Path) -> None:
     """That of a client who had begun to compute; `handshake` is the patience with one who had not."""
     with leasing(folder, 0.5) as hospital:
         proxy = CuttingProxy(hospital.port)
-        bob = hospital.connect(port=proxy.port)
-        x = pt.send(torch.ones(2), bob)
-        assert x.tolist() == [1, 1]
-        assert hospital.server.sessions[0]._relay.link.received > 0
-        proxy.close()
-        assert eventually(lambda: not hospital.server.sessions, 15)
-        proxy = CuttingProxy(hospital.port, at=proxy.port)
-        with pytest.raises(pt.WorkerLostError, match="no such session any more: its lease ended"):
-            x.cpu()
-        bob.close()
+        with contextlib.closing(hospital.connect(port=proxy.port)) as bob:
+            x = pt.send(torch.ones(2), bob)
+            assert x.tolist() == [1, 1]
+            assert hospital.server.sessions[0]._relay.link.received > 0
+            proxy.close()
+            assert eventually(lambda: not hospital.server.sessions, 15)
+            proxy = CuttingProxy(hospital.port, at=proxy.port)
+            with pytest.raises(pt.WorkerLostError, match="no such session any more: its lease ended"):
+                x.cpu()
         proxy.close()
 
 
