@@ -14,6 +14,8 @@ from typing import Final
 import pytest
 import torch
 from by_hand import At, ByHand
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from intruding import Besieged, Intruder, LinkWay, besieged, no_leaks, secure
 from mutations import BEGIN, Mutator, conversation
 from wire_samples import frame
@@ -104,6 +106,28 @@ def test_frames_to_a_session(part: int) -> None:
             assert honest.fetch(doubled).tolist() == [0, 2, 4, 6, 8, 10]
             honest.drop(doubled)
     assert min(refusals, replies, operations) > seen // 10, "the mutations do neither harm nor good"
+
+
+CONVERSATION: Final = conversation()
+
+EDITS: Final = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 8), st.binary(max_size=8)), max_size=4)
+"""From a place on, so many bytes are taken out and these put in."""
+
+
+@settings(max_examples=max(100, FRAMES // 100), deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(BEGIN, len(CONVERSATION) - 1), EDITS), min_size=1, max_size=4))
+def test_frames_that_hypothesis_finds(changed: list[tuple[int, list[tuple[int, int, bytes]]]]) -> None:
+    """Behind a beginning that is in order, and each frame changed by itself."""
+    target = Target()
+    for said in CONVERSATION[:BEGIN]:
+        target.take(said)
+    for place, edits in changed:
+        said = CONVERSATION[place]
+        for begin, count, bytes_ in edits:
+            said = said[:begin] + bytes_ + said[begin + count :]
+        if target.refused:
+            break
+        target.take(said)
 
 
 def link_stream(mutator: Mutator) -> bytes:
