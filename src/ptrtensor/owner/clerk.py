@@ -118,7 +118,7 @@ class Clerk:
         most = self._policy.quota_for(self._peer.name).crashes_per_day
         if self._state is None or not self._used("crashes", 0, most - 1):
             return ""
-        return f"{most} of your sessions crashed today, and the owner of the worker grants you no more (UTC)"
+        return f"{most} of your sessions crashed today: there are no more until tomorrow (UTC); ask the owner how"
 
     def _used(self, what: str, amount: float, limit: float | None) -> bool:
         """Count that much of it, where the state can be written; whether that is too much."""
