@@ -407,6 +407,18 @@ def test_what_is_published_does_not_count_as_memory(tmp_path: Path) -> None:
                 (found(bob, "large") + 1).sum().item()
 
 
+def test_a_value_there_is_no_room_for_is_told_of_once(tmp_path: Path) -> None:
+    """Where it was asked for; the end of the session says nothing more of it."""
+    policy = Policy(quota=(QuotaRule(memory=Size(8 * MIB)),))
+    with open_hospital(tmp_path, policy=policy, ahead=0) as hospital:
+        with contextlib.closing(hospital.connect()) as bob:
+            large = pt.send(torch.ones(16 * MIB), bob)
+            for _ in range(2):
+                with pytest.raises(pt.RemoteOpError, match="memory"):
+                    large.cpu()
+            assert pt.send(torch.ones(2), bob).add(1).tolist() == [2, 2]
+
+
 # --- status
 
 

@@ -24,6 +24,8 @@ class Failures:
         self._puts: deque[tuple[int, int]] = deque()
         self._failed_sites: dict[int, CallSite] = {}
         self._unseen: dict[int, Failure | None] = {}
+        self._seen_early: set[int] = set()
+        """What was raised before its acknowledgement came, which will tell of it once more [P8.5]."""
         self._acknowledged = 0
 
     def issued(self, sequence: int, site: CallSite) -> None:
@@ -42,15 +44,23 @@ class Failures:
                 self._unseen[failure.sequence] = failure
             else:
                 self._unseen.setdefault(failure.sequence, None)
+            if failure.sequence in self._seen_early:  # asked behind, not before: another thread may be raising it
+                self._unseen.pop(failure.sequence)
         for done in range(self._acknowledged, sequence):
-            self._sites.pop(done, None)
+            self._forget_site(done)
         while self._puts and self._puts[0][0] < sequence:
-            self._sites.pop(self._puts.popleft()[1], None)
+            self._forget_site(self._puts.popleft()[1])
         self._acknowledged = sequence
+
+    def _forget_site(self, sequence: int) -> None:
+        self._sites.pop(sequence, None)
+        self._seen_early.discard(sequence)
 
     def error(self, failure: Failure) -> RemoteOpError:
         """The error to raise; it counts as seen from now on."""
         error = self._error(failure)
+        if failure.sequence in self._sites:
+            self._seen_early.add(failure.sequence)
         self._unseen.pop(failure.sequence, None)
         return error
 

@@ -10,6 +10,7 @@ from ptrtensor.transport.base import Served
 from ptrtensor.transport.sockets import WORKER_SPIN_SECONDS, Stream
 from ptrtensor.wire.connection import Allocate, Buffer, Event, allocate, encode, worker_connection
 from ptrtensor.wire.messages import (
+    NO_COMMAND,
     Batch,
     ClientMessage,
     Describe,
@@ -120,7 +121,7 @@ def encoded(reply: WorkerMessage, payload: Buffer | None) -> list[Buffer]:
         if not isinstance(reply, Reply):
             raise ProtocolError(f"the client's names cannot be said back to it: {error}") from error
         why = f"{type(error).__name__}: {error}"
-        return encode(Failed(reply.request, Failure(0, type(reply).__name__, why, "")))
+        return encode(Failed(reply.request, Failure(NO_COMMAND, type(reply).__name__, why, "")))
 
 
 def is_quick(message: ClientMessage) -> bool:

@@ -33,6 +33,10 @@ class Settings(msgspec.Struct, frozen=True, array_like=True):
     flush_denormal: bool = False
 
 
+NO_COMMAND: Final = -(1 << 63)
+"""Stands for the sequence number in a failure that is of no command and of no name."""
+
+
 class Failure(msgspec.Struct, frozen=True, array_like=True):
     """What went wrong with one command: its sequence number, the operation with its shapes, and why."""
 

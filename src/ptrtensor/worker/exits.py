@@ -11,6 +11,7 @@ from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.control import MOST, Asking, Reading
 from ptrtensor.wire.limits import MAX_RELEASE_BYTES
 from ptrtensor.wire.messages import (
+    NO_COMMAND,
     AskRelease,
     CollectRelease,
     Denied,
@@ -104,7 +105,7 @@ class Exits:
                 case CollectRelease(request, id):
                     found = self._owner.collect(id)
                     if found.meta is None:
-                        return Failed(request, Failure(0, "what you asked for", found.failure, "")), None
+                        return Failed(request, Failure(NO_COMMAND, "what you asked for", found.failure, "")), None
                     return Value(request, found.meta), found.value
         except PermissionDeniedError as error:
             return Denied(message.request, str(error)), None

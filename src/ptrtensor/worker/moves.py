@@ -72,4 +72,4 @@ class Moves:
                 return
         except Exception as error:  # out of memory
             failure, _ = explain(error)
-        self._store.poisoned[name] = Poison(Failure(0, "move", failure, ""))
+        self._store.poisoned[name] = Poison(Failure(-name, "move", failure, ""))

@@ -290,7 +290,7 @@ class Session:
         except Exception as error:  # over the quota, out of memory, or a file that is gone
             if is_out_of_memory(error):
                 self._owner.note_denial(TOO_MUCH_MEMORY, search.name)
-            return Failed(search.request, Failure(0, "search", *explain(error)))
+            return Failed(search.request, Failure(-search.name, "search", *explain(error)))
 
     def _write_generator(self, meta: TensorMeta, payload: memoryview) -> None:
         try:

@@ -5,7 +5,7 @@ import pytest
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.failures import MAX_FAILED_SITES, MAX_UNSEEN, Failures
 from ptrtensor.errors import RemoteOpError
-from ptrtensor.wire.messages import Failure
+from ptrtensor.wire.messages import NO_COMMAND, Failure
 
 
 def site(line: int) -> CallSite:
@@ -44,6 +44,28 @@ def test_an_error_that_was_raised_counts_as_seen() -> None:
     failures.acknowledge(1, [failure(0)])
     assert "operation 0 failed at worker bob: reason" in str(failures.error(failure(0)))
     failures.raise_unseen()
+
+
+@pytest.mark.parametrize("sequence", [0, -3])
+def test_what_was_raised_before_it_was_acknowledged_is_not_told_again(sequence: int) -> None:
+    """An answer may come early, and that to a value that was put comes before any acknowledgement."""
+    failures = Failures("bob")
+    failures.put(3, 0, site(10))
+    failures.issued(0, site(20))
+    assert "test_failures.py" in str(failures.error(failure(sequence)))
+    failures.acknowledge(1, [failure(sequence)])
+    failures.raise_unseen()
+    failures.error(failure(sequence))
+    assert not failures._seen_early
+
+
+def test_what_is_of_no_command_is_not_taken_for_the_first() -> None:
+    failures = Failures("bob")
+    failures.issued(0, site(20))
+    failures.acknowledge(1, [failure(0)])
+    assert "issued by" not in str(failures.error(Failure(NO_COMMAND, "search", "reason", "")))
+    with pytest.raises(RemoteOpError, match=r"(?s)operation 0.*line 20, "):
+        failures.raise_unseen()
 
 
 def test_of_very_many_only_the_number_is_kept() -> None:
