@@ -8,8 +8,7 @@ import os
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from hospital import Hospital, make_keys, open_hospital
 from hostile import Speaker
+from waiting import eventually
 
 import ptrtensor as pt
 from ptrtensor.owner.audit import Audit, Fields, records
@@ -33,15 +33,6 @@ MIB: Final = 1024 * 1024
 
 numbers: Final = itertools.count(1)
 """Of clients."""
-
-
-def eventually(condition: Callable[[], bool], seconds: float = SECONDS) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def resident_bytes(process: int | None = None) -> int:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from certificates import DAY, odd_identity
 from hostile import HELLO
-from intruding import Besieged, LinkWay, besieged, descriptors, eventually, no_leaks, plain, secure
+from intruding import Besieged, LinkWay, besieged, descriptors, no_leaks, plain, secure
+from waiting import eventually
 from wire_samples import frame
 
 import ptrtensor as pt

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from intruding import Besieged, Intruder, besieged, eventually
+from intruding import Besieged, Intruder, besieged
+from waiting import eventually
 from wire_samples import command
 
 import ptrtensor as pt

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from intruding import MIB, Besieged, Intruder, besieged, eventually, no_leaks, resident_bytes
+from intruding import MIB, Besieged, Intruder, besieged, no_leaks, resident_bytes
+from waiting import eventually
 from wire_samples import META, command, drop, frame, header, raw_frame
 
 import ptrtensor as pt

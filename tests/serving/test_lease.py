@@ -4,7 +4,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 import torch
 from cutting import CuttingProxy
 from hospital import Hospital, open_hospital
+from waiting import eventually
 
 import ptrtensor as pt
 from ptrtensor.owner.hosted_session import Patience
@@ -40,15 +41,6 @@ def leasing(folder: Path, seconds: float) -> Iterator[Hospital]:
     patience = Patience(lease=seconds, keep_alive=20.0, handshake=600.0)
     with open_hospital(folder, folder / "patients.npy", patience=patience) as hospital:
         yield hospital
-
-
-def eventually(condition: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_a_lease_ends(folder: Path) -> None:

@@ -6,7 +6,6 @@ import signal
 import socket
 import ssl
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from hospital import PATIENT, Hospital, open_hospital
+from waiting import eventually
 
 import ptrtensor as pt
 from ptrtensor.client.reference import Reference
@@ -47,15 +47,6 @@ def bob(hospital: Hospital) -> Iterator[pt.RemoteWorker]:
     bob = hospital.connect()
     yield bob
     bob.close()
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_a_client_that_is_trusted_computes(bob: pt.RemoteWorker) -> None:

@@ -5,19 +5,20 @@ The process runs what a client wants, so nothing that it says is taken on trust:
 
 import contextlib
 import logging
-import math
-import threading
 from collections.abc import Callable
 from typing import Final, assert_never
 
 from ptrtensor.errors import AuditError, PtrTensorError
+from ptrtensor.owner.allowance import NOT_WRITTEN, Allowance
 from ptrtensor.owner.policy import Policy, Rule
 from ptrtensor.owner.requests import Request, Requests
 from ptrtensor.owner.sealing import Content, Sealer
 from ptrtensor.owner.state import State, StateError
-from ptrtensor.owner.tally import Tally
+from ptrtensor.tally import Tally
 from ptrtensor.transport.tls import Peer
 from ptrtensor.wire.control import (
+    DENIALS_TOLD_SINGLY,
+    KINDS_OF_DENIALS,
     Answer,
     Asking,
     Boxed,
@@ -50,11 +51,7 @@ MAX_OFFENCE_CHARACTERS: Final = 500
 ROOM_BYTES: Final = 8192
 """For what stands in a box beside the value."""
 
-GRACE_SECONDS: Final = 10.0
-"""Of processor time, past those of a day: for a client that fetches what it has. Then its sessions end."""
-
 NOT_KEPT: Final = "the worker's state cannot be used at the moment"
-NOT_WRITTEN: Final = "the worker cannot write down what it does, so it does nothing"
 
 
 class Clerk:
@@ -76,7 +73,6 @@ class Clerk:
         """
         self._policy = policy
         self._publications = {publication.name: publication for publication in publications}
-        self._state = state
         self._requests = None if state is None else Requests(state)
         self._peer = peer
         self._session = session
@@ -84,14 +80,11 @@ class Clerk:
         self._record = record
         self._foreign: set[str] = set()
         """Labels of what came from other workers in this session."""
-        self._exceeded: set[str] = set()
-        self._counting = threading.Lock()
-        self._told = self._counted = 0.0
-        """Seconds of this session: those that its process told of, and those that were counted."""
-        self._looked: float | None = None
+        quota = policy.quota_for(peer.name)
+        self._allowance = Allowance(quota, state, peer.name, session, self._note_used_up)
         self.offence = ""
         """Why the client was refused; empty where it was not."""
-        self._denials = Tally(self._deny)
+        self._denials = Tally(self._deny, singly=DENIALS_TOLD_SINGLY, kinds=KINDS_OF_DENIALS)
         self._receipts = Tally(self._receive)
 
     def answer(self, question: Question) -> Answer | None:
@@ -111,48 +104,18 @@ class Clerk:
 
     def admit(self) -> str:
         """Why its client may begin no session now; empty where it may."""
-        return self._crashed() or self.look(0.0)
-
-    def _crashed(self) -> str:
-        """Whether a session crashes can be made to depend on private values: each crash tells a bit of them."""
-        most = self._policy.quota_for(self._peer.name).crashes_per_day
-        if self._state is None or not self._used("crashes", 0, most - 1):
-            return ""
-        return f"{most} of your sessions crashed today: there are no more until tomorrow (UTC); ask the owner how"
-
-    def _used(self, what: str, amount: float, limit: float | None) -> bool:
-        """Count that much of it, where the state can be written; whether that is too much."""
-        try:
-            return bool(self._use({what: (amount, limit)}))
-        except StateError as error:
-            log.error("the state cannot be used", extra={"session": self._session, "reason": str(error)})
-            return False
+        return self._allowance.crashed_too_often() or self.look(0.0)
 
     def look(self, seconds: float) -> str:
         """Why there must be no session, or no more of it, now that its process has computed for so long; empty where
-        there may. What the process does not tell of, since it has no time to or since it lies, counts as well.
+        there may.
         """
-        try:
-            limit = self._policy.quota_for(self._peer.name).seconds_per_day
-            if limit is None or seconds == self._looked:
-                return ""
-            self._looked = seconds
-            self._count(0, seconds)
-            if seconds:
-                self._used_up()
-            if not self._use({"seconds": (0, limit + GRACE_SECONDS)}):
-                return ""
-        except AuditError:
-            return NOT_WRITTEN
-        except StateError as error:
-            log.error("the state cannot be used", extra={"session": self._session, "reason": str(error)})
-            return ""
-        return "the owner of the worker grants you no more seconds today, and you used more than those"
+        return self._allowance.look(seconds)
 
     def close(self, seconds: float, crashed: bool = False) -> None:
         """The session is over, and its process computed for so long: write down what was not yet."""
-        if crashed and self._state is not None:
-            self._used("crashes", 1, None)
+        if crashed:
+            self._allowance.count_crash()
         self.look(seconds)
         with contextlib.suppress(AuditError):
             self._denials.tell()
@@ -161,7 +124,7 @@ class Clerk:
     def _answer(self, question: Question) -> Answer | None:
         match question:
             case Denial():
-                self._deny(question, question.count)
+                self._denials.add(question.kind, question, times=max(1, question.count))
                 return None
             case Offence(reason):
                 self.offence = reason[:MAX_OFFENCE_CHARACTERS]
@@ -169,7 +132,8 @@ class Clerk:
             case Reading():
                 return self._read(question)
             case Consumption():
-                return self._consume(question)
+                exceeded = self._allowance.consume(question)
+                return Verdict(f"the owner of the worker grants you no more {exceeded} today" if exceeded else "")
             case Asking():
                 return Filed([self._ask(question).release])
             case Listing():
@@ -207,6 +171,9 @@ class Clerk:
         known = {name: value for name, value in told.items() if value not in (None, "", ())}
         self._note("denied", what=denial.what, **known, count=count)
 
+    def _note_used_up(self, what: str) -> None:
+        self._note("quota used up", what=what)
+
     def _receive(self, sender: str, labels: tuple[str, ...], size: int, count: int) -> None:
         self._note("received", objects=labels, sender=sender, bytes=size, count=count)
 
@@ -243,7 +210,7 @@ class Clerk:
                 amounts[f"elements of {label}"] = (reading.elements, rule.elements_per_day)
             if rule.bytes_per_day is not None:
                 amounts[f"bytes of {label}"] = (reading.size, rule.bytes_per_day)
-        if amounts and (exceeded := self._use(amounts)):
+        if amounts and (exceeded := self._allowance.use(amounts)):
             unit, _, label = exceeded.partition(" of ")
             return Verdict(
                 f"{self._rule_of(label)} releases no more than {amounts[exceeded][1]:.0f} {unit} a day of what was "
@@ -261,49 +228,13 @@ class Clerk:
         )
         return Verdict()
 
-    def _use(self, amounts: dict[str, tuple[float, float | None]]) -> str:
-        if self._state is None:
-            raise PtrTensorError(
-                "the worker cannot count what leaves: its owner keeps no state (ptrtensor serve --state)"
-            )
-        return self._state.use(self._peer.name, amounts)
-
-    def _consume(self, consumption: Consumption) -> Verdict:
-        """What was done was done: it counts, and no more is done once it is too much."""
-        if not 0 <= consumption.seconds < math.inf:
-            raise PtrTensorError(f"{consumption.seconds} seconds cannot be counted")
-        self._told += consumption.seconds
-        self._count(consumption.operations, self._told)
-        exceeded = self._used_up()
-        return Verdict(f"the owner of the worker grants you no more {exceeded} today" if exceeded else "")
-
-    def _count(self, operations: int, seconds: float) -> None:
-        """So many operations more, and so many seconds in all."""
-        with self._counting:
-            more = max(0.0, seconds - self._counted)
-            if operations or more:
-                self._use({"operations": (operations, None), "seconds": (more, None)})
-            self._counted += more
-
-    def _used_up(self) -> str:
-        """What of a day is used up; empty where nothing is."""
-        quota = self._policy.quota_for(self._peer.name)
-        exceeded = self._use({"operations": (0, quota.operations_per_day), "seconds": (0, quota.seconds_per_day)})
-        if exceeded and exceeded not in self._exceeded:
-            self._exceeded.add(exceeded)
-            self._note("quota used up", what=exceeded)
-        return exceeded
-
     # --- requests
 
     def _ask(self, asking: Asking) -> Request:
         rules = self._rules(asking.labels)
         never = [label for label, rule in rules.items() if rule.read == "never"]
         if never or not asking.labels:
-            tensor = "" if asking.meta is None else str(asking.meta)
-            size = len(asking.value)
-            denial = Denial("a request", asking.labels, 1, asking.name, asking.operation, tensor, size)
-            self._denials.add(asking.labels, denial)
+            self._denials.add(asking.denial.kind, asking.denial)
             raise PtrTensorError(f"{self._closed(rules, never)} may not be read, nor asked for")
         request = self._kept.file(self._peer, self._session, asking)
         self._note(

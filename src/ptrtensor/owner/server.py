@@ -23,7 +23,7 @@ from ptrtensor.owner.sealing import Sealer
 from ptrtensor.owner.session_process import Pool, shut_down
 from ptrtensor.owner.state import State
 from ptrtensor.owner.status import encode, status_of
-from ptrtensor.owner.tally import Tally
+from ptrtensor.tally import Tally
 from ptrtensor.transport.relay import Connected
 from ptrtensor.transport.resumable import NO_TOKEN, STATUS, Opening
 from ptrtensor.transport.tls import Credentials, Peer, certificates_of, context, fingerprint_of

@@ -64,6 +64,13 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """A process waits for a client."""
 
 
+DENIALS_TOLD_SINGLY: Final = 1000
+"""Of a session, in an hour; more of one kind are told of at its second, fourth, eighth, ... time."""
+
+KINDS_OF_DENIALS: Final = 1000
+"""That are told apart; the rest is one kind."""
+
+
 class Denial(msgspec.Struct, frozen=True, tag=True):
     """A client asked for what it may not have: what it was, of which private publications, so many times. The rest is
     of the last one: the object, as far as there is one, what made it or was to, what it is or would be, and its bytes.
@@ -78,6 +85,10 @@ class Denial(msgspec.Struct, frozen=True, tag=True):
     size: int | None = None
     request: str = ""
     """That was to be collected."""
+
+    @property
+    def kind(self) -> tuple[str, tuple[str, ...]]:
+        return self.what, self.labels
 
 
 class Offence(msgspec.Struct, frozen=True, tag=True):
@@ -98,6 +109,10 @@ class Reading(msgspec.Struct, frozen=True, tag=True):
     operation: str = ""
     """The last that made it; none where it is as it was published."""
 
+    @property
+    def denial(self) -> Denial:
+        return Denial(self.what, self.labels, 1, self.name, self.operation, self.tensor, self.size or None)
+
 
 class Consumption(msgspec.Struct, frozen=True, tag=True):
     """What was used since the last; answered by a `Verdict`: whether the client may use more."""
@@ -116,6 +131,12 @@ class Asking(msgspec.Struct, frozen=True, tag=True):
     value: bytes
     failure: str
     operation: str = ""
+
+    @property
+    def denial(self) -> Denial:
+        """That it may not even be asked for."""
+        tensor = "" if self.meta is None else str(self.meta)
+        return Denial("a request", self.labels, 1, self.name, self.operation, tensor, len(self.value))
 
 
 class Listing(msgspec.Struct, frozen=True, tag=True):

@@ -6,14 +6,16 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
 import msgspec
 
 from ptrtensor.errors import PermissionDeniedError, QuotaExceededError
+from ptrtensor.tally import Tally
 from ptrtensor.wire.control import (
+    DENIALS_TOLD_SINGLY,
+    KINDS_OF_DENIALS,
     MOST,
     Answer,
     Asking,
@@ -46,7 +48,7 @@ from ptrtensor.worker.store import PUBLIC, Labels
 COUNT_SECONDS: Final = 0.5
 
 MAX_KINDS: Final = 1000
-"""Of denials that are counted apart, and of what is remembered of operations."""
+"""Of operations that are remembered as forbidden or not."""
 
 MAX_NAME_CHARACTERS: Final = 100
 """Of an operation or a request, as the client calls it."""
@@ -63,7 +65,7 @@ class DistantOwner(Owner):
         self._metered = metered
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._asking = threading.Lock()
-        self._denials = Denials(channel)
+        self._denials = Tally(self._tell_denial, singly=DENIALS_TOLD_SINGLY, kinds=KINDS_OF_DENIALS)
         self._forbidden: dict[tuple[str, Labels], str] = {}
         self._operations = 0
         self._next_count = -math.inf  # at once: whether anything is left of the day
@@ -84,9 +86,15 @@ class DistantOwner(Owner):
 
     def say_goodbye(self) -> None:
         """Tell what was not told yet, and wait for no answer: also the thread may that listens to the server."""
-        self._denials.send()
+        self._denials.tell()
         if self._metered:
             tell(self._channel, self._consumption())
+
+    def _deny(self, denial: Denial) -> None:
+        self._denials.add(denial.kind, denial)
+
+    def _tell_denial(self, denial: Denial, count: int) -> None:
+        tell(self._channel, msgspec.structs.replace(denial, count=count))
 
     def note_offence(self, reason: str) -> None:
         """The client is about to be refused."""
@@ -104,18 +112,18 @@ class DistantOwner(Owner):
         for label in reading.labels:
             grant = self._grants.get(label, Grant())
             if grant.read != "always":
-                self._denials.add(denial_of(reading))
+                self._deny(reading.denial)
                 way = "ask for it with .request(reason)" if grant.read == "ask" else "it cannot be asked for either"
                 raise PermissionDeniedError(
                     f'{private(what, labels)}; {grant.rule} says read = "{grant.read}" for {label}: {way}'
                 )
         verdict = self._ask(reading)
         if not isinstance(verdict, Verdict) or verdict.against:
-            self._denials.add(denial_of(reading))
+            self._deny(reading.denial)
             raise PermissionDeniedError(f"{private(what, labels)}: {against(verdict)}")
 
     def deny(self, reading: Reading) -> None:
-        self._denials.add(denial_of(reading))
+        self._deny(reading.denial)
         labels = frozenset(reading.labels)
         label = next(one for one in sorted(labels) if not self.is_open(frozenset((one,))))
         grant = self._grants.get(label, Grant())
@@ -135,14 +143,12 @@ class DistantOwner(Owner):
     ) -> None:
         tensor, size = ("", None) if meta is None else (str(meta), min(meta.nbytes, MOST))
         operation = operation[:MAX_NAME_CHARACTERS]
-        self._denials.add(Denial(what, tuple(sorted(labels)), 1, name, operation, tensor, size))
+        self._deny(Denial(what, tuple(sorted(labels)), 1, name, operation, tensor, size))
 
     def ask(self, asking: Asking) -> list[Release]:
         never = [label for label in asking.labels if self._grants.get(label, Grant()).read == "never"]
         if never:
-            tensor = "" if asking.meta is None else str(asking.meta)
-            size = len(asking.value)
-            self._denials.add(Denial("a request", asking.labels, 1, asking.name, asking.operation, tensor, size))
+            self._deny(asking.denial)
             rule = self._grants.get(never[0], Grant()).rule
             raise PermissionDeniedError(f'{never[0]} may not be read, nor asked for: {rule} says read = "never"')
         return self._filed(self._ask(asking))
@@ -153,7 +159,7 @@ class DistantOwner(Owner):
     def collect(self, id: str) -> Collected:
         answer = self._ask(Collecting(id))
         if not isinstance(answer, Collected):
-            self._denials.add(Denial("what was asked for", request=id[:MAX_NAME_CHARACTERS]))
+            self._deny(Denial("what was asked for", request=id[:MAX_NAME_CHARACTERS]))
             raise PermissionDeniedError(f"request {id[:80]}: {against(answer)}")
         return answer
 
@@ -168,7 +174,7 @@ class DistantOwner(Owner):
         if not isinstance(answer, Boxed):
             tensor = "" if sealing.meta is None else str(sealing.meta)
             denial = Denial("to move", sealing.labels, 1, sealing.name, sealing.operation, tensor, sealing.size)
-            self._denials.add(denial)
+            self._deny(denial)
             raise PermissionDeniedError(against(answer))
         return answer.box
 
@@ -221,52 +227,6 @@ class DistantOwner(Owner):
             used = Consumption(self._operations, seconds - self._seconds)
             self._operations, self._seconds = 0, seconds
         return used
-
-
-@dataclass(slots=True)
-class Counted:
-    """Of one kind: the last, how many there were, and how many of them were told of."""
-
-    last: Denial
-    count: int = 0
-    told: int = 0
-
-
-class Denials:
-    """Tells the server of requests that were denied: of each kind the first at once, then so many as make a power of
-    two, so that a client that asks again and again, for one thing or in turns, does not fill the log.
-    """
-
-    def __init__(self, channel: Channel[FromServer]) -> None:
-        self._channel = channel
-        self._kinds: dict[tuple[str, tuple[str, ...]], Counted] = {}
-
-    def add(self, denial: Denial) -> None:
-        kind = (denial.what, denial.labels)
-        if kind not in self._kinds and len(self._kinds) >= MAX_KINDS:
-            kind = ("", ())  # all the others
-        counted = self._kinds.setdefault(kind, Counted(denial))
-        counted.count += 1
-        counted.last = denial
-        if counted.count.bit_count() == 1:
-            self._send(counted)
-
-    def send(self) -> None:
-        """Tell of those that were not told of yet."""
-        for counted in list(self._kinds.values()):
-            self._send(counted)
-
-    def _send(self, counted: Counted) -> None:
-        count, told = counted.count, counted.told
-        if count > told:
-            tell(self._channel, msgspec.structs.replace(counted.last, count=count - told))
-            counted.told = count
-
-
-def denial_of(reading: Reading) -> Denial:
-    return Denial(
-        reading.what, reading.labels, 1, reading.name, reading.operation, reading.tensor, reading.size or None
-    )
 
 
 def tell(channel: Channel[FromServer], question: Question) -> None:

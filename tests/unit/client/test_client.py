@@ -3,11 +3,12 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from client_transports import NEVER, WAIT_SECONDS, ScriptedTransport
 from collecting import collect
+from waiting import eventually
 
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.client import DROPS_HERE, FLUSH_HERE, FLUSH_STREAMING, FLUSH_WAITING, SOON_AFTER, Client
@@ -87,15 +88,6 @@ def client(transport: ScriptedTransport) -> Iterator[Client]:
 def post(client: Client, count: int) -> None:
     for _ in range(count):
         client.post(NEG, command(1), HERE)
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.001)
-    return True
 
 
 # --- when a batch goes out

@@ -6,9 +6,6 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final
 
-MOST_KINDS: Final = 100
-"""That are told apart; the rest is one kind."""
-
 SECONDS: Final = 3600.0
 """After which all is counted anew."""
 
@@ -23,28 +20,37 @@ class Counted:
 
 
 class Tally:
-    """Each kind is told of at its first, second, fourth, eighth, ... time."""
+    """The first so many, of whatever kind, are told of one by one; of more, each kind at its second, fourth, eighth,
+    ... time.
+    """
 
-    def __init__(self, tell: Callable[..., None]) -> None:
-        """`tell` is called with what the last was like, and how many there were since the one that was told of."""
+    def __init__(self, tell: Callable[..., None], *, singly: int = 0, kinds: int = 100) -> None:
+        """`tell` is called with what the last was like, and how many there were since the one that was told of.
+        So many `kinds` are told apart; the rest is one kind.
+        """
         self.count = 0
         self._tell = tell
+        self._singly = singly
+        self._most_kinds = kinds
+        self._recent = 0
         self._kinds: dict[Hashable, Counted] = {}
         self._began = time.monotonic()
         self._lock = threading.Lock()
 
-    def add(self, kind: Hashable, *like: Any) -> None:
-        """It happened once more. Any thread may say so."""
+    def add(self, kind: Hashable, *like: Any, times: int = 1) -> None:
+        """It happened once more, or so many times. Any thread may say so."""
         if time.monotonic() - self._began > SECONDS:
             self.tell()
         with self._lock:
-            self.count += 1
-            if kind not in self._kinds and len(self._kinds) >= MOST_KINDS:
+            self.count += times
+            self._recent += times
+            if kind not in self._kinds and len(self._kinds) >= self._most_kinds:
                 kind = None
             counted = self._kinds.setdefault(kind, Counted())
-            counted.count += 1
+            doubled = (counted.count + times).bit_length() > counted.count.bit_length()
+            counted.count += times
             counted.last = like
-            if counted.count.bit_count() != 1:
+            if not doubled and self._recent > self._singly:
                 return
             number = counted.count - counted.told
             counted.told = counted.count
@@ -54,6 +60,7 @@ class Tally:
         """Tell of all that was not told of, and begin anew."""
         with self._lock:
             kinds, self._kinds, self._began = list(self._kinds.values()), {}, time.monotonic()
+            self._recent = 0
         for counted in kinds:
             if counted.count > counted.told:
                 self._tell(*counted.last, counted.count - counted.told)
