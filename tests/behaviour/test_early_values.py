@@ -101,10 +101,10 @@ def test_the_loss_comes_before_what_was_posted_after_it(worker: pt.ProcessWorker
     for _ in range(200):
         product = product @ large
     done.add_(1)
-    before = worker.client._acknowledged
+    before = worker.client._inbox.acknowledged
     assert loss.item() == 180_000
-    assert worker.client._acknowledged < worker.client._outbox.next
-    assert worker.client._acknowledged - before < 200
+    assert worker.client._inbox.acknowledged < worker.client._outbox.next
+    assert worker.client._inbox.acknowledged - before < 200
     assert done.item() == 1
 
 

@@ -88,7 +88,7 @@ class Program:
         with contextlib.suppress(RemoteOpError):
             self.client.synchronize()
         self.client.synchronize()
-        assert not self.client._replies and not self.client._awaited and not self.client.drops
+        assert not self.client._inbox._replies and not self.client._inbox._awaited and not self.client.drops
 
 
 def posting(program: Program) -> None:

@@ -3,8 +3,8 @@
 Commands are posted: they join a batch and nothing is waited for. A request is waited for. The order of what the
 worker sees is the order of the calls, whichever threads make them.
 
-Two locks: `_writing` while a message goes out, `_reading` while this thread waits for what comes in; the outbox has
-one of its own for the moment in which a command joins. Blocking on flow control holds only `_reading`.
+Two locks: `_writing` while a message goes out, and that of the inbox while this thread waits for what comes in; the
+outbox has one of its own for the moment in which a command joins. Blocking on flow control holds only the inbox's.
 """
 
 import contextlib
@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import count
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from ptrtensor.client.callsite import PTRTENSOR_FOLDER, CallSite, CallSites
 from ptrtensor.client.failures import Failures
 from ptrtensor.client.flusher import Flusher
+from ptrtensor.client.inbox import Inbox, refusal
 from ptrtensor.client.outbox import Outbox
 from ptrtensor.client.waits import Waits
 from ptrtensor.errors import (
@@ -26,7 +27,6 @@ from ptrtensor.errors import (
     ProtocolError,
     PtrTensorError,
     RemoteOpError,
-    VersionMismatchError,
     WorkerLostError,
 )
 from ptrtensor.transport.base import Transport
@@ -36,7 +36,6 @@ from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.instruction import Instruction
 from ptrtensor.wire.limits import PROTOCOL_VERSION
 from ptrtensor.wire.messages import (
-    Acknowledged,
     ClientMessage,
     Denied,
     Failed,
@@ -80,25 +79,21 @@ class Client:
         self.failures = Failures(worker)
         self.waits = Waits()
         self.bytes_sent = 0
-        self.bytes_received = 0
         self._transport = transport
         self._call_sites = call_sites
         self._synchronous = synchronous
         self._outbox = Outbox(self.failures)
+        self._inbox = Inbox(transport, worker, self.failures, self._lose)
         self.drops, self.living = self._outbox.drops, self._outbox.living
-        self._acknowledged = 0
         self._waited_at = 0
         self._most = FLUSH_STREAMING
         """Commands in a batch, at most: few while the caller waits often, since a worker answers between batches."""
         self._numbers = count(1)
-        self._awaited: set[int] = set()
-        self._replies: dict[int, tuple[Reply, memoryview]] = {}
         self._lost: PtrTensorError | None = None
         self._told = False
         """Whether anybody has heard that the session is lost."""
         self._process = os.getpid()
         self._writing = threading.Lock()
-        self._reading = threading.Lock()
         self._flusher = Flusher(self.flush_idle, lambda: self._outbox.first, idle_seconds)
 
     # --- posting
@@ -130,7 +125,7 @@ class Client:
         """
         if waiting >= FLUSH_HERE:
             self.flush()
-            self._poll()
+            self._inbox.poll()
         elif waiting % DROPS_HERE == 0:
             with self._writing:
                 self._outbox.take_in_drops()
@@ -167,7 +162,7 @@ class Client:
             self._flusher.wake()
         else:
             self.flush()
-            self._poll()
+            self._inbox.poll()
 
     def flush_idle(self) -> None:
         """The same, for the thread that looks after what the caller left lying; never raises.
@@ -179,7 +174,7 @@ class Client:
                 self._wait_for_room()
                 with self._writing:
                     self._send_batch(computing=not self._transport.computes_on_sender)
-                self._poll()
+                self._inbox.poll()
 
     # --- requesting
 
@@ -198,16 +193,14 @@ class Client:
         """
         number = next(self._numbers)
         try:
-            self._awaited.add(number)
+            self._inbox.expect(number)
             self.send(make(number), payload)
             self._waited_at, self._most = self._outbox.first, FLUSH_WAITING
             began = time.perf_counter()
-            self._read_until(lambda: number in self._replies, seconds)
-            reply, payload = self._replies.pop(number)
+            reply, payload = self._inbox.wait_for(number, seconds)
             self.waits.add(self._call_sites.current(), time.perf_counter() - began)
         finally:
-            self._awaited.discard(number)
-            self._replies.pop(number, None)
+            self._inbox.forget(number)
         if isinstance(reply, Failed):
             raise self.failures.error(reply.failure)
         if isinstance(reply, Missing):
@@ -259,12 +252,12 @@ class Client:
             with contextlib.suppress(PtrTensorError):
                 self.request(messages.Bye, messages.Done, seconds)
         with contextlib.suppress(PtrTensorError):
-            self._deliver()  # what came before the session was lost
+            self._inbox.deliver()  # what came before the session was lost
         try:
             self.failures.raise_unseen()
         except RemoteOpError as unseen:
             error = unseen
-        if error is None and not told and self._outbox.next > self._acknowledged:
+        if error is None and not told and self._outbox.next > self._inbox.acknowledged:
             error = self._lost  # with commands of which nobody knows whether they were run
         self._told = True
         self._lost = WorkerLostError(f"worker {self.worker} was closed; its objects are gone")
@@ -284,13 +277,17 @@ class Client:
         )
         self._told = True
         self._transport.abandon()
-        self._transport.events.clear()  # what failed is the parent's to tell
+        self._inbox.discard()  # what failed is the parent's to tell
         self.failures.forget()
+
+    @property
+    def bytes_received(self) -> int:
+        return self._inbox.bytes_received
 
     @property
     def in_flight(self) -> int:
         """Commands that were posted and are not acknowledged."""
-        return self._outbox.next - self._acknowledged
+        return self._outbox.next - self._inbox.acknowledged
 
     @property
     def lost(self) -> PtrTensorError | None:
@@ -317,64 +314,14 @@ class Client:
     def _wait_for_room(self) -> None:
         """[P7.5]: the caller blocks rather than the worker's queue growing, and reads while it does."""
         if self.in_flight > MAX_IN_FLIGHT:
-            self._read_until(self._has_room)
+            self._inbox.read_until(self._has_room)
 
     def _has_room(self) -> bool:
-        return self._lost is not None or self.in_flight <= MAX_IN_FLIGHT or self._acknowledged >= self._outbox.first
+        all_ran = self._inbox.acknowledged >= self._outbox.first
+        return self._lost is not None or self.in_flight <= MAX_IN_FLIGHT or all_ran
 
-    def _poll(self) -> None:
-        """Take in what has arrived, if nobody else is about to."""
-        if not self._reading.locked():
-            with self._reading:
-                try:
-                    self._transport.poll()
-                    self._deliver()
-                except ProtocolError as error:
-                    self._lose(error)
-
-    def _read_until(self, arrived: Callable[[], bool], seconds: float | None = None) -> None:
-        """Wait for what this thread needs; with several threads one reads for all."""
-        while not arrived():
-            self._read(arrived, seconds)
-
-    def _read(self, arrived: Callable[[], bool], seconds: float | None) -> None:
-        with self._reading:
-            if arrived():
-                return  # another thread has read it
-            try:
-                if not self._transport.events:
-                    self._transport.wait(seconds)
-            except (WorkerLostError, ProtocolError) as error:
-                self._lose(error)
-            self._deliver()
-
-    def _deliver(self) -> None:
-        events = self._transport.events
-        while events:
-            message, payload = events[0]
-            self._receive(message, payload)
-            events.popleft()
-
-    def _receive(self, message: messages.WorkerMessage, payload: memoryview) -> None:
-        """[P7.3]: taking the same message twice does no harm."""
-        if isinstance(message, Acknowledged):
-            self._acknowledged = message.sequence
-            self.failures.acknowledge(message.sequence, message.failures)
-        elif isinstance(message, Refused):
-            self._lose(refusal(message, self.worker))
-        elif isinstance(message, Welcome):
-            raise ProtocolError(f"worker {self.worker} sent the handshake twice")
-        elif message.request in self._awaited:
-            self.bytes_received += len(payload)
-            self._replies[message.request] = (message, payload)
-
-    def _lose(self, error: PtrTensorError) -> None:
+    def _lose(self, error: PtrTensorError) -> NoReturn:
         if self._lost is None:
             self._lost = error
         self._told = self._told or not self._flusher.is_current
         raise self._lost.with_traceback(None)
-
-
-def refusal(message: Refused, worker: str) -> PtrTensorError:
-    kind = VersionMismatchError if message.version else ProtocolError
-    return kind(f"worker {worker} refused: {message.reason}")

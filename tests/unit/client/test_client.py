@@ -201,7 +201,7 @@ def test_the_flusher_takes_in_what_arrives(transport: ScriptedTransport) -> None
         post(client, 1)
         assert eventually(lambda: bool(transport.sizes))
         assert eventually(lambda: not transport.events)
-        assert client._acknowledged == 1
+        assert client._inbox.acknowledged == 1
 
 
 # --- definitions
@@ -321,7 +321,7 @@ def test_answers_to_nobody_are_dropped(client: Client, transport: ScriptedTransp
     """An interrupted request's answer may come later; it is not kept."""
     transport.answer(messages.Value(999, scalar=3), bytes(100))
     client.synchronize()
-    assert not client._replies
+    assert not client._inbox._replies
 
 
 # --- failures (D10)

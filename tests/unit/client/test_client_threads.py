@@ -89,7 +89,7 @@ def test_order_and_answers(kind: str, impatient: None) -> None:
         together(calculate)
         counters, _ = client.request(messages.Statistics, messages.Counters)
         assert counters.commands == THREADS * ROUNDS * 3
-        assert not client._replies and not client._awaited
+        assert not client._inbox._replies and not client._inbox._awaited
 
 
 @pytest.mark.parametrize("kind", TRANSPORTS)

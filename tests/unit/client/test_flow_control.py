@@ -70,7 +70,7 @@ def finishes(act: Callable[[], object]) -> bool:
 
 
 def in_flight(client: Client, transport: ScriptedTransport) -> int:
-    return sum(transport.sizes) - client._acknowledged
+    return sum(transport.sizes) - client._inbox.acknowledged
 
 
 def test_the_real_limit_is_enough_to_keep_a_worker_busy() -> None:
