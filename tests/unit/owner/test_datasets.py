@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ptrtensor._torch.names import DTYPES
 from ptrtensor.errors import DatasetError
-from ptrtensor.owner.datasets import MAX_HEADER_BYTES, READERS, SAFETENSORS_DTYPES, Datasets
+from ptrtensor.owner.datasets import Datasets
+from ptrtensor.owner.formats import MAX_HEADER_BYTES, READERS, SAFETENSORS_DTYPES
 from ptrtensor.wire.control import Publication
 from ptrtensor.wire.metadata import TensorMeta
 from ptrtensor.worker.publications import mapped
