@@ -7,8 +7,9 @@ from ptrtensor.wire.metadata import TensorMeta
 from ptrtensor.worker.executor import Executor
 from ptrtensor.worker.owner import TOO_MANY_OBJECTS, Owner
 from ptrtensor.worker.privacy import Run
-from ptrtensor.worker.program import Fields, Program
+from ptrtensor.worker.program import Program
 from ptrtensor.worker.store import Store
+from ptrtensor.worker.template import Fields
 
 
 class Meter:

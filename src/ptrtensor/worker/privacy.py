@@ -17,9 +17,10 @@ from ptrtensor.errors import PermissionDeniedError
 from ptrtensor.wire.messages import Failure
 from ptrtensor.worker.executor import Executor, explain
 from ptrtensor.worker.owner import Owner
-from ptrtensor.worker.program import Fields, Program
+from ptrtensor.worker.program import Program
 from ptrtensor.worker.randomness import Randomness
 from ptrtensor.worker.store import PUBLIC, Labels, Poison, Store
+from ptrtensor.worker.template import Fields
 
 Run = Callable[[Program, Fields, int], None]
 

@@ -5,7 +5,8 @@ from collections import defaultdict
 
 from ptrtensor.wire.messages import Timing
 from ptrtensor.worker.executor import Executor
-from ptrtensor.worker.program import Fields, Program
+from ptrtensor.worker.program import Program
+from ptrtensor.worker.template import Fields
 
 
 class Stopwatch:
