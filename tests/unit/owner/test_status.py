@@ -48,12 +48,13 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RATE_SECONDS", 0.05)
 
 
-def test_without_sessions() -> None:
+def test_without_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RATE_SECONDS", 60.0)
     began = time.monotonic()
     found = status()
     assert (found.worker, found.publications, found.sessions) == ("bob", 3, [])
     assert 60 <= found.seconds < 90 and found.torch and found.ptrtensor
-    assert time.monotonic() - began < 0.05 * 10
+    assert time.monotonic() - began < 30, "there is nothing to wait for"
 
 
 def test_operations_a_second() -> None:
@@ -72,8 +73,8 @@ def test_one_that_gives_no_answer(reports: tuple[Reported | None, ...]) -> None:
 
 def test_those_who_are_slow_are_waited_for_at_the_same_time() -> None:
     began = time.monotonic()
-    status(*(Process(None, None, seconds=0.1) for _ in range(20)))
-    assert time.monotonic() - began < 20 * 0.1
+    status(*(Process(None, None, seconds=0.5) for _ in range(40)))
+    assert time.monotonic() - began < 40 * 0.5
 
 
 def test_it_travels_behind_an_opening() -> None:

@@ -83,8 +83,8 @@ def test_but_no_longer_than_was_said(seconds: float) -> None:
     asked, client = request(Releases(1, [release()]))
     began = time.monotonic()
     with pytest.raises(TimeoutError, match="the owner of worker bob has not decided about request 1f"):
-        asked.wait(seconds)
-    assert time.monotonic() - began < 0.9, "though it looks once in a second"
+        asked.wait(seconds, poll_seconds=60.0)
+    assert time.monotonic() - began < 30, "though it looks once in a minute"
     assert len(client.sent) == (1 if seconds <= 0 else 2)
 
 

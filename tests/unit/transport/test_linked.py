@@ -38,25 +38,25 @@ class BrokenWay:
 
 
 @pytest.mark.parametrize(
-    ("errors", "least", "most"),
+    ("errors", "patience", "least"),
     [
-        pytest.param(lambda: itertools.repeat(refused), 0.2, 1.0, id="refused again and again"),
-        pytest.param(lambda: itertools.repeat(unreachable), 1.5, 10.0, id="nothing answers"),
-        pytest.param(lambda: itertools.cycle([refused, unreachable]), 1.5, 10.0, id="now this and now that"),
-        pytest.param(lambda: itertools.repeat(OSError("cut")), 1.5, 10.0, id="a proxy whose worker is away"),
+        pytest.param(lambda: itertools.repeat(refused), 60.0, 0.2, id="refused again and again"),
+        pytest.param(lambda: itertools.repeat(unreachable), 1.5, 1.5, id="nothing answers"),
+        pytest.param(lambda: itertools.cycle([refused, unreachable]), 1.5, 1.5, id="now this and now that"),
+        pytest.param(lambda: itertools.repeat(OSError("cut")), 1.5, 1.5, id="a proxy whose worker is away"),
     ],
 )
 def test_how_long_it_tries(
-    errors: Callable[[], Iterator[Exception]], least: float, most: float, monkeypatch: pytest.MonkeyPatch
+    errors: Callable[[], Iterator[Exception]], patience: float, least: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linked, "LONGEST_PAUSE_SECONDS", 0.02)
     way = BrokenWay(errors())
-    with contextlib.closing(Linked(cast(Dialer, way), "worker bob", 5.0, 1.5, 0.2)) as transport:
+    with contextlib.closing(Linked(cast(Dialer, way), "worker bob", 5.0, patience, 0.2)) as transport:
         way.break_down()
         began = time.monotonic()
         with pytest.raises(WorkerLostError, match=r"could not be made again for \d\.\d s"):
             transport.wait()
-        assert least <= time.monotonic() - began < most
+        assert least <= time.monotonic() - began < 30
 
 
 def test_it_does_not_try_for_longer_than_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
