@@ -54,7 +54,8 @@ def judged(
 ) -> DistantOwner:
     """The owner as a client's session sees it under this policy."""
     shown = policy.shown_to(peer.name, publications)
-    desk = Desk(Clerk(policy, shown, state, peer, "session", NoSealer(), record).answer)
+    named = {one.name: one for one in publications}
+    desk = Desk(Clerk(policy, named, state, peer, "session", NoSealer(), record).answer)
     metered = policy.session_quota(peer.name, Quota()).metered
     desk.owner = DistantOwner(desk, {one.name: policy.grant(peer.name, one.tags) for one in shown}, metered=metered)
     return desk.owner

@@ -260,6 +260,23 @@ def test_a_published_name_is_taken_anew(bob: pt.VirtualWorker) -> None:
     assert found.shape == (2,) and is_private(found)
 
 
+def test_what_a_published_tensor_made_room_for_is_gone(bob: pt.VirtualWorker) -> None:
+    before = bob.stats()["objects"]
+    for _ in range(3):
+        bob.publish(torch.ones(2), name="public", tags=["#public"], private=False)
+        assert len(bob.search("#public")) == 1
+    bob.synchronize()
+    assert bob.stats()["objects"] == before + 1
+
+
+def test_no_time_is_told_of_what_is_computed_from_it(bob: pt.VirtualWorker, patients: pt.PointerTensor) -> None:
+    """Whether an operation failed would show in it."""
+    public = pt.send(torch.ones(2), bob)
+    with pt.profile(bob) as found:
+        patients.exp(), public.neg()
+    assert [timing.operation for timing in found.operations] == ["aten::neg"]
+
+
 def test_a_failed_write_to_what_is_published_is_not_for_ever(bob: pt.VirtualWorker, patients: pt.PointerTensor) -> None:
     patients.index_add_(0, pt.send(torch.tensor([99]), bob), pt.send(torch.ones(1, 4), bob))
     bob.synchronize()

@@ -5,7 +5,7 @@ The process runs what a client wants, so nothing that it says is taken on trust:
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, assert_never
 
 from ptrtensor.errors import AuditError, PtrTensorError
@@ -40,7 +40,7 @@ from ptrtensor.wire.control import (
     Unsealing,
     Verdict,
 )
-from ptrtensor.wire.limits import MAX_LABEL_CHARACTERS, MAX_LABELS
+from ptrtensor.wire.limits import MAX_LABEL_CHARACTERS, MAX_LABELS, MAX_MOVED_BYTES
 
 log: Final = logging.getLogger("ptrtensor.serve")
 
@@ -60,19 +60,20 @@ class Clerk:
     def __init__(
         self,
         policy: Policy,
-        publications: tuple[Publication, ...],
+        publications: Mapping[str, Publication],
         state: State | None,
         peer: Peer,
         session: str,
         sealer: Sealer,
         record: Record,
     ) -> None:
-        """`record` writes a line of the audit log.
+        """`publications` are all there are: what was computed from one that this client is not shown may come to it
+        from another worker. `record` writes a line of the audit log.
 
         :raises AuditError: from `record`, if it cannot.
         """
         self._policy = policy
-        self._publications = {publication.name: publication for publication in publications}
+        self._publications = publications
         self._requests = None if state is None else Requests(state)
         self._peer = peer
         self._session = session
@@ -277,6 +278,8 @@ class Clerk:
                 )
         if not sealing.labels:
             raise PtrTensorError("it is not private: move it as it is")
+        if not 0 <= sealing.size <= MAX_MOVED_BYTES:
+            raise PtrTensorError(f"{sealing.size} bytes cannot move at once: {MAX_MOVED_BYTES} are the most")
         if len(sealing.labels) > MAX_LABELS or max(map(len, sealing.labels)) > MAX_LABEL_CHARACTERS:
             raise PtrTensorError(
                 f"what was computed from more than {MAX_LABELS} publications cannot move, nor from one whose name has "

@@ -67,9 +67,10 @@ def published(path: Path, key: str | None, meta: TensorMeta, file: Path, offset:
 
 
 def check_name(name: str) -> None:
-    """:raises ValueError: it is none, or another worker's [P13.3]."""
+    """:raises ValueError: it is none, is no text, or another worker's [P13.3]."""
     if not name:
         raise ValueError("it needs a name")
+    name.encode()  # one that is no text, as the name of a file may be, travels nowhere
     if ":" in name:
         raise ValueError(f"{name!r} is no name for it, since ':' stands behind another worker's name: rename it")
 

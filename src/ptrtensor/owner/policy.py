@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -16,7 +17,7 @@ import msgspec
 
 from ptrtensor.errors import PolicyError
 from ptrtensor.wire.control import Grant, Publication, Quota
-from ptrtensor.worker.distant_owner import is_one_of
+from ptrtensor.worker.distant_owner import is_one_of, is_refused
 from ptrtensor.worker.surface import runnable
 
 UNITS: Final = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
@@ -190,8 +191,8 @@ def misnomer(rule: Rule) -> str:
     """What it names that is nothing; empty where all of it is something. Nobody must believe in a rule that is none."""
     if reason := nobody(rule.clients) or pattern(rule.move_to, "move_to"):
         return reason
-    for operation in (*rule.operations, *rule.refused):
-        if operation != "*" and not any(is_one_of(op, (operation,)) for op in runnable()):
+    for operation, fits in (*zip(rule.operations, repeat(is_one_of)), *zip(rule.refused, repeat(is_refused))):
+        if operation != "*" and not any(fits(op, (operation,)) for op in runnable()):
             return (
                 f"{operation!r} is no operation that a worker runs. One that is made of others, as matmul is of mm and "
                 "bmm, is named by these: its own name never arrives"

@@ -79,7 +79,8 @@ class Server:
         self.began = time.time()
         self._listener = listener
         self._credentials = credentials
-        self._publications = publications
+        self._publications = {publication.name: publication for publication in publications}
+        """All, shown to a client or not; sessions that have begun look into it too."""
         self._limits = limits
         self._patience = patience
         self._sessions: dict[bytes, HostedSession] = {}
@@ -112,7 +113,7 @@ class Server:
             self._break(error)
             raise
         with self._lock:
-            self._publications = (*self._publications, publication)
+            self._publications[publication.name] = publication
 
     def serve_forever(self) -> None:
         """Until `stop`.
@@ -235,9 +236,11 @@ class Server:
 
     def _begin(self, peer: Peer, where: str) -> HostedSession:
         """Start a session's process; whatever fails on the way, it does not stay."""
-        shown = self._policy.shown_to(peer.name, self._publications)
+        with self._lock:
+            publications = tuple(self._publications.values())
+        shown = self._policy.shown_to(peer.name, publications)
         number = secrets.token_hex(4)
-        clerk = Clerk(self._policy, shown, self._state, peer, number, self._sealer, self._write_down)
+        clerk = Clerk(self._policy, self._publications, self._state, peer, number, self._sealer, self._write_down)
         if reason := clerk.admit():
             raise QuotaExceededError(reason)
         process = self._pool.take()

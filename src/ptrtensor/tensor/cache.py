@@ -38,6 +38,9 @@ class Template(NamedTuple):
 VIEWS: Final = 4096
 """Views whose place is remembered."""
 
+VIEWS_AT_ONCE: Final = 64
+"""Views of one operation, such as the rows of an iteration, that are remembered; to find more anew costs little."""
+
 SHARED: Final = 1024
 """Instructions kept for the calls of one shape."""
 
@@ -127,6 +130,8 @@ class Cache:
         return extents
 
     def add_view(self, key: Key, extents: list[Extent]) -> None:
+        if len(extents) > VIEWS_AT_ONCE:
+            return
         if len(self._views) >= VIEWS:
             self._views.clear()  # most have a rule, which is a matter of microseconds
         self._views[key] = extents

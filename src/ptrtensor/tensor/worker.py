@@ -44,15 +44,17 @@ class Worker(ABC):
         self.compute_device = torch.device(compute_device)
         self.cache = Cache()
         self.casting = Casting(self.compute_device.type)
-        self._flags: Flags = read_flags()
-        self._flags_seen: dict[Flags, int] = {self._flags: 0}
+        flags = read_flags()
+        self._flags: Flags | None = flags
+        """Those that the worker has; None while it is being told of others."""
+        self._flags_seen: dict[Flags, int] = {flags: 0}
         self._flags_number = 0
         self._sequential = False
         self.spending = threading.Lock()
         self.naming = threading.Lock()
         self.is_profiled = False
         self.has_reshaped_views = False
-        self.client.send(messages.Configure(messages.Settings(*self._flags)))
+        self.client.send(messages.Configure(messages.Settings(*flags)))
         self.device = devices.register(self)
         """`torch.device("lazy", k)`: what works with any other device of torch works with it."""
 
@@ -104,6 +106,8 @@ class Worker(ABC):
 
         :raises PtrTensorError: the seed is no integer, or one that torch does not take.
         """
+        if seed is None:
+            self._sequential = False  # before: interrupted in between, its operations would bring equal seeds
         self.client.send(messages.ManualSeed(None if seed is None else checked_seed(seed)))
         self._sequential = seed is not None
 
@@ -167,9 +171,10 @@ class Worker(ABC):
         """Tell the worker of flags that changed since the last command; returns a small number for the set of them."""
         flags = read_flags()
         if flags != self._flags:
+            self._flags = None  # interrupted from here on, it is told again
             self.client.send(messages.Configure(messages.Settings(*flags)))
-            self._flags = flags
             self._flags_number = self._flags_seen.setdefault(flags, len(self._flags_seen))
+            self._flags = flags
         return self._flags_number
 
     def put(self, tensor: Tensor, *, host: bool = False) -> tuple[Reference, TensorMeta]:

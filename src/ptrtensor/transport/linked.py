@@ -51,6 +51,7 @@ class Linked(SocketTransport):
         ours, theirs = socket.socketpair()
         self._relay = Relay(theirs, keep_alive_seconds)
         self._token = opening.token
+        self._connected: socket.socket = connected
         super().__init__(ours, peer, sending, receiving, allocate)
         self._thread = threading.Thread(target=self._run, args=(connected,), name=f"ptrtensor-{peer}", daemon=True)
         self._thread.start()
@@ -63,12 +64,15 @@ class Linked(SocketTransport):
 
     def abandon(self) -> None:
         super().close()
+        self._relay.abandon()
+        self._connected.close()
 
     def _run(self, connected: socket.socket) -> None:
         received = 0
         try:
             while not self._relayed(connected, received):
                 connected, received = self._reconnect()
+                self._connected = connected
             self._reason = self._relay.ended or None
         except PtrTensorError as error:
             self._reason = str(error)

@@ -122,6 +122,11 @@ class Relay:
             for sock in (self._local, self._woken, self._waker):
                 sock.close()
 
+    def abandon(self) -> None:
+        """In a forked child: close what it inherited. Takes no lock, another thread may have held it."""
+        for sock in (self._local, self._woken, self._waker):
+            sock.close()
+
     # --- one way and the other
 
     def _take_in(self, remote: Connected, outward: deque[memoryview]) -> bool:

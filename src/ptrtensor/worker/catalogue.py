@@ -32,7 +32,9 @@ class Catalogue:
         """Offer what `source` makes; what had that name before is offered no more."""
         self._publications[publication.name] = publication
         self._sources[publication.name] = source
-        self._kept.pop(publication.name, None)
+        kept = self._kept.pop(publication.name, None)
+        if kept is not None:
+            self._store.drop(kept)
 
     def entries(self) -> list[Entry]:
         return [self._entry(name, tensor) for name, tensor in self._public().items()]
@@ -57,9 +59,10 @@ class Catalogue:
         """What has all of these tags: the owner's first, with the names they are kept by, then the client's own."""
         for publication in self._publications.values():
             if wanted <= set(publication.tags):
-                name = self._kept.get(publication.name, 0)
-                tensor = self._store.objects.get(name)
-                if not isinstance(tensor, Tensor):  # not asked for yet, or poisoned by a write that failed
+                name = self._kept.get(publication.name)
+                tensor = None if name is None else self._store.objects.get(name)
+                # Not asked for yet, or poisoned by a write that failed.
+                if name is None or not isinstance(tensor, Tensor):
                     name, tensor = self._keep(publication)
                 # Of private data a write may change the shape.
                 is_private = name in self._store.labels

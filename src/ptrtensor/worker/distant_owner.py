@@ -151,7 +151,10 @@ class DistantOwner(Owner):
             self._deny(asking.denial)
             rule = self._grants.get(never[0], Grant()).rule
             raise PermissionDeniedError(f'{never[0]} may not be read, nor asked for: {rule} says read = "never"')
-        return self._filed(self._ask(asking))
+        answer = self._ask(asking)
+        if not isinstance(answer, Filed):
+            self._deny(asking.denial)
+        return self._filed(answer)
 
     def releases(self) -> list[Release]:
         return self._filed(self._ask(Listing()))
@@ -166,6 +169,7 @@ class DistantOwner(Owner):
     def invite(self) -> bytes:
         answer = self._ask(Inviting())
         if not isinstance(answer, Invited):
+            self._deny(Denial("to receive what moves"))
             raise PermissionDeniedError(against(answer))
         return answer.letter
 
@@ -181,6 +185,7 @@ class DistantOwner(Owner):
     def unseal(self, box: Bytes) -> Unsealed:
         answer = self._ask(Unsealing(box))
         if not isinstance(answer, Unsealed):
+            self._deny(Denial("to receive what moves", size=len(box)))
             raise PermissionDeniedError(against(answer))
         self._grants.update(answer.grants)
         return answer
@@ -204,7 +209,7 @@ class DistantOwner(Owner):
     def _against(self, op: str, labels: Labels) -> str:
         for label in sorted(labels):
             grant = self._grants.get(label, Grant())
-            if not is_one_of(op, grant.operations) or is_one_of(op, grant.refused):
+            if not is_one_of(op, grant.operations) or is_refused(op, grant.refused):
                 return f"{op} may not be run on what was computed from {label}: {grant.rule} does not allow it"
         return ""
 
@@ -246,3 +251,10 @@ def is_one_of(op: str, patterns: tuple[str, ...]) -> bool:
     return any(
         pattern == "*" or fnmatchcase(op, pattern if "::" in pattern else f"aten::{pattern}") for pattern in patterns
     )
+
+
+def is_refused(op: str, patterns: tuple[str, ...]) -> bool:
+    """Also under the names that torch has for the same: `linalg_svd` arrives as `_linalg_svd`, `neg_` is in place."""
+    namespace, _, name = op.partition("::")
+    names = {name, name.lstrip("_"), name.rstrip("_"), name.strip("_")}
+    return any(is_one_of(f"{namespace}::{one}", patterns) for one in names)

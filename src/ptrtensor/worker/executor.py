@@ -14,11 +14,11 @@ from ptrtensor._torch.subclass import with_lazy_bits
 from ptrtensor.errors import ObjectNotFoundError, PtrTensorError, UnsupportedOpError
 from ptrtensor.wire.limits import MAX_FAILURE_TEXT, MAX_RESULTS
 from ptrtensor.wire.messages import Failure
+from ptrtensor.worker.arguments import Fields
 from ptrtensor.worker.owner import NO_SUCH_OBJECT, TOO_MUCH_MEMORY, Owner
 from ptrtensor.worker.program import Program
 from ptrtensor.worker.randomness import Randomness
 from ptrtensor.worker.store import PUBLIC, Outcome, Poison, Store, Value, extent_of
-from ptrtensor.worker.template import Fields
 from ptrtensor.worker.uninitialised import clear
 
 MAX_HELD_FAILURES: Final = 4096

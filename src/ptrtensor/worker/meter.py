@@ -4,12 +4,12 @@ from ptrtensor.errors import ProtocolError, QuotaExceededError
 from ptrtensor.wire.control import Quota
 from ptrtensor.wire.limits import MAX_RESULTS
 from ptrtensor.wire.metadata import TensorMeta
+from ptrtensor.worker.arguments import Fields
 from ptrtensor.worker.executor import Executor
 from ptrtensor.worker.owner import TOO_MANY_OBJECTS, Owner
 from ptrtensor.worker.privacy import Run
 from ptrtensor.worker.program import Program
 from ptrtensor.worker.store import Store
-from ptrtensor.worker.template import Fields
 
 
 class Meter:

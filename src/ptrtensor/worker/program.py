@@ -20,10 +20,10 @@ from ptrtensor.wire.instruction import (
     layout,
 )
 from ptrtensor.wire.metadata import TensorMeta
+from ptrtensor.worker.arguments import SLOTS, Arguments, constant
 from ptrtensor.worker.forms import misfit
 from ptrtensor.worker.operations import Operation, drawing, operation
 from ptrtensor.worker.store import Labels, Value
-from ptrtensor.worker.template import SLOTS, Template, constant
 from ptrtensor.worker.uninitialised import clearing
 
 
@@ -65,14 +65,14 @@ class Program:
         self.shares = op.shares
         self._twins: dict[Labels, Program] = {}
 
-        template = Template(instruction, device, op.names, op.written)
-        self.arguments = template.fill
-        self.object_fields = template.object_fields
-        self.written_fields = template.written_fields
+        arguments = Arguments(instruction, device, op.names, op.written)
+        self.arguments = arguments.fill
+        self.object_fields = arguments.object_fields
+        self.written_fields = arguments.written_fields
         self.touched_fields = self.written_fields.copy()
         """What it writes to, also where its schema does not say so."""
         if op.hidden_writes and not is_evaluating(instruction, op):
-            fields = [template.fields.get(name) for name in op.hidden_writes]
+            fields = [arguments.fields.get(name) for name in op.hidden_writes]
             self.touched_fields += [field for field in fields if field in self.object_fields]
 
     @property

@@ -4,9 +4,9 @@ import time
 from collections import defaultdict
 
 from ptrtensor.wire.messages import Timing
+from ptrtensor.worker.arguments import Fields
 from ptrtensor.worker.executor import Executor
 from ptrtensor.worker.program import Program
-from ptrtensor.worker.template import Fields
 
 
 class Stopwatch:

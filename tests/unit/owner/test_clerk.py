@@ -33,6 +33,7 @@ from ptrtensor.wire.control import (
     Unsealing,
     Verdict,
 )
+from ptrtensor.wire.limits import MAX_MOVED_BYTES
 from ptrtensor.wire.metadata import TensorMeta
 
 META = TensorMeta((2,), (1,), "float32")
@@ -43,13 +44,14 @@ POLICY = Policy(
         Rule(tags=("#limited",), read="always", elements_per_day=10),
         Rule(tags=("#small",), read="always", bytes_per_day=Size(100)),
         Rule(tags=("#open",), clients=("alice",), read="always"),
+        Rule(tags=("#secret",), hidden=True),
+        Rule(tags=("secret",), read="always"),
     ),
     quota=(QuotaRule(clients=("alice",), operations_per_day=10, seconds_per_day=5),),
     receive_from=("dora",),
 )
-PUBLICATIONS = tuple(
-    Publication(name, (f"#{name}",), "", True, "", 0, META) for name in ("closed", "asked", "limited", "small", "open")
-)
+NAMES = ("closed", "asked", "limited", "small", "open", "secret")
+PUBLICATIONS = {name: Publication(name, (f"#{name}",), "", True, "", 0, META) for name in NAMES}
 
 
 class Office:
@@ -251,8 +253,9 @@ def test_what_was_computed_at_the_end_counts(office: Office) -> None:
 class FakeSealer(Sealer):
     """Whoever seals is dora."""
 
-    def __init__(self) -> None:
+    def __init__(self, *labels: str) -> None:
         self.name = "bob"
+        self._labels = labels or ("hers", "bob:open")
 
     def addressee(self, letter: bytes) -> str:
         return "dora"
@@ -262,7 +265,7 @@ class FakeSealer(Sealer):
 
     def open(self, box: Bytes, session: str, senders: Collection[str]) -> tuple[str, Content]:
         assert "dora" in senders
-        return "dora", Content(("hers", "bob:open"), META, box, "")
+        return "dora", Content(self._labels, META, box, "")
 
 
 def test_what_is_received_again_and_again_does_not_fill_the_log(office: Office) -> None:
@@ -292,6 +295,16 @@ def test_only_what_came_from_a_worker_goes_home_to_it(office: Office) -> None:
     assert "may not move to dora" in against(office.clerk().answer(sealing)), "nor what another session has"
 
 
+def test_what_comes_home_is_under_its_own_rule_also_where_its_client_cannot_find_it(office: Office) -> None:
+    """It may have been moved by somebody who can; its name is no tag."""
+    office.sealer = FakeSealer("bob:secret")
+    clerk = office.clerk()
+    answer = clerk.answer(Unsealing(bytes(8)))
+    assert isinstance(answer, Unsealed) and answer.labels == ("secret",)
+    assert answer.grants["secret"].read == "never" and "rule 6 of" in answer.grants["secret"].rule
+    assert "secret (rule 6 of" in against(clerk.answer(reading("secret")))
+
+
 @pytest.mark.parametrize("labels", [("dora:" + "x" * 496,), tuple(f"dora:{number}" for number in range(1001))])
 def test_what_nobody_would_take_is_not_sealed(office: Office, labels: tuple[str, ...]) -> None:
     office.sealer = FakeSealer()
@@ -300,6 +313,15 @@ def test_what_nobody_would_take_is_not_sealed(office: Office, labels: tuple[str,
     sealing = Sealing(7, labels, b"", 8, META, bytes(8), "")
     assert "more than 1000 publications cannot move, nor" in against(clerk.answer(sealing))
     assert office.lines == []
+
+
+@pytest.mark.parametrize("size", [-1, MAX_MOVED_BYTES + 1, 2**62])
+def test_a_process_that_lies_about_a_size_does_not_take_the_servers_memory(office: Office, size: int) -> None:
+    office.sealer = FakeSealer()
+    clerk = office.clerk()
+    clerk._foreign.add("dora:hers")
+    sealing = Sealing(7, ("dora:hers",), b"", size, META, bytes(8), "")
+    assert "bytes cannot move at once" in against(clerk.answer(sealing)) and office.lines == []
 
 
 # --- requests

@@ -699,6 +699,13 @@ def test_nothing_is_called_as_if_it_were_another_worker_s(datasets: Datasets, tm
     assert datasets.publications == ()
 
 
+def test_a_file_whose_name_is_no_text(datasets: Datasets, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.npy")
+    path.write_bytes(npy(np.ones(2)))
+    with pytest.raises(DatasetError, match="cannot be published"):
+        datasets.add(path)
+
+
 @pytest.mark.parametrize("again", ["same file", "same name", "key"])
 def test_two_tensors_of_one_name(datasets: Datasets, tmp_path: Path, again: str) -> None:
     first = write(tmp_path / "x.npy", npy(np.arange(3)))

@@ -4,9 +4,10 @@ import threading
 
 import pytest
 
-from ptrtensor.tensor.cache import SHARED, Cache, Prediction, Template
+from ptrtensor.tensor.cache import SHARED, VIEWS_AT_ONCE, Cache, Extent, Prediction, Template
 from ptrtensor.wire.instruction import Instruction, layout
 from ptrtensor.wire.limits import MAX_INSTRUCTIONS
+from ptrtensor.wire.metadata import TensorMeta
 
 
 def prediction(number: int, *, is_shared: bool = False) -> Prediction:
@@ -29,6 +30,14 @@ def test_it_counts_hits_and_misses() -> None:
     cache = Cache()
     fill(cache, "a", "b", "a", "a", "b", "c")
     assert (cache.hits, cache.misses, len(cache)) == (3, 3, 3)
+
+
+def test_views_are_remembered_unless_they_are_very_many() -> None:
+    """So many entries of a thousand rows each would be gigabytes."""
+    cache, extent = Cache(), Extent(TensorMeta((2,), (1,), "float32"), 0)
+    cache.add_view(("few",), [extent] * VIEWS_AT_ONCE)
+    cache.add_view(("many",), [extent] * (VIEWS_AT_ONCE + 1))
+    assert cache.view(("few",)) is not None and cache.view(("many",)) is None
 
 
 def test_what_was_added_is_found_and_nothing_else() -> None:

@@ -11,6 +11,7 @@ import ptrtensor as pt
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.tensor.arguments import check_state, checked_seed, checked_texts, shown
 from ptrtensor.tensor.worker import check_id, check_worker
+from ptrtensor.wire import messages
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -52,6 +53,70 @@ def test_a_worker(virtual_worker: pt.Worker) -> None:
             check_worker(other, "send()")
     with pytest.raises(PtrTensorError, match=r"move\(\) takes .* not <LocalWorker id:me> .*; get\(\) brings"):
         check_worker(pt.local_worker, "move()")
+
+
+class Interrupted(Exception):
+    """Stands for Ctrl-C, which may fall behind a message that went out."""
+
+
+def interrupt_behind(worker: pt.Worker, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = worker.client.send
+
+    def interrupted(message: Any, payload: Any = None) -> None:
+        send(message, payload)
+        if isinstance(message, kind):
+            monkeypatch.setattr(worker.client, "send", send)
+            raise Interrupted
+
+    monkeypatch.setattr(worker.client, "send", interrupted)
+
+
+class InterruptingOnce(dict[Any, int]):
+    def __init__(self, content: dict[Any, int]) -> None:
+        super().__init__(content)
+        self._armed = True
+
+    def setdefault(self, key: Any, default: int = 0) -> int:
+        if self._armed:
+            self._armed = False
+            raise Interrupted
+        return super().setdefault(key, default)
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("goes_back", [False, True])
+def test_flags_are_told_again_where_that_was_interrupted(
+    process_worker: pt.Worker, goes_back: bool, later: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, before = pt.send(torch.arange(3), process_worker), torch.get_default_dtype()
+    assert (x / 2).cpu().dtype == torch.float32
+    if later:
+        monkeypatch.setattr(process_worker, "_flags_seen", InterruptingOnce(process_worker._flags_seen))
+    else:
+        interrupt_behind(process_worker, messages.Configure, monkeypatch)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(Interrupted):
+            x / 2
+        if goes_back:
+            torch.set_default_dtype(before)
+        half = x / 2
+        assert half.dtype == half.cpu().dtype == torch.get_default_dtype()
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_numbers_stay_random_where_seeding_was_interrupted(
+    virtual_worker: pt.Worker, seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    virtual_worker.manual_seed(3)
+    interrupt_behind(virtual_worker, messages.ManualSeed, monkeypatch)
+    with pytest.raises(Interrupted):
+        virtual_worker.manual_seed(seed)
+    drawn = [torch.rand(2, device=virtual_worker.device).tolist() for _ in range(3)]
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
+    virtual_worker.manual_seed(None)
 
 
 def test_texts() -> None:

@@ -2,9 +2,11 @@
 
 import contextlib
 import itertools
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -57,6 +59,31 @@ def test_how_long_it_tries(
         with pytest.raises(WorkerLostError, match=r"could not be made again for \d\.\d s"):
             transport.wait()
         assert least <= time.monotonic() - began < 30
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_that_abandons_it_holds_none_of_its_sockets() -> None:
+    """Else the worker would not notice that the parent is gone."""
+    way = BrokenWay(itertools.repeat(refused))
+    said, saying = os.pipe()
+    before = sockets()
+    with contextlib.closing(Linked(cast(Dialer, way), "worker bob", 5.0, 1.5, 0.2)) as transport:
+        made = sockets() - before
+        child = os.fork()
+        if child == 0:
+            transport.abandon()
+            os.write(saying, str(len(sockets() & made)).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert len(made) == 6 and os.read(said, 10) == b"1", "the far end is the test's own"
+        way.break_down()
+    os.close(said)
+    os.close(saying)
+
+
+def sockets() -> set[str]:
+    found = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
+    return {os.readlink(file) for file in found if file.is_symlink() and "socket" in os.readlink(file)}
 
 
 def test_it_does_not_try_for_longer_than_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from ptrtensor.wire.control import (
 )
 from ptrtensor.wire.messages import Release
 from ptrtensor.wire.metadata import TensorMeta
-from ptrtensor.worker.distant_owner import DistantOwner, is_one_of
+from ptrtensor.worker.distant_owner import DistantOwner, is_one_of, is_refused
 
 GRANTS = {
     "closed": Grant("never", rule="rule 1 of its owner's policy"),
@@ -149,12 +149,19 @@ def test_a_request_that_is_refused(answer: Verdict) -> None:
         lambda: owner.ask(asking("asked")),
         owner.releases,
         lambda: owner.collect("x" * 10_000),
+        owner.invite,
+        lambda: owner.unseal(b"box"),
     )
     for request in requests:
         with pytest.raises(PermissionDeniedError) as caught:
             request()
         assert len(str(caught.value)) < 200
-    assert asked[-1] == Denial("what was asked for", request="x" * 100)
+    assert [question for question in asked if isinstance(question, Denial)] == [
+        Denial("a request", ("asked",), 1, 7, "aten::mean", "", 0),
+        Denial("what was asked for", request="x" * 100),
+        Denial("to receive what moves"),
+        Denial("to receive what moves", size=3),
+    ]
 
 
 def test_what_may_not_be_asked_for_is_not_sent() -> None:
@@ -280,6 +287,24 @@ def test_which_operations_run(op: str, names: list[str], runs: bool) -> None:
 )
 def test_patterns_of_operations(op: str, patterns: tuple[str, ...], found: bool) -> None:
     assert is_one_of(op, patterns) is found
+
+
+@pytest.mark.parametrize(
+    ("op", "patterns", "found"),
+    [
+        ("aten::linalg_inv_ex", ("linalg_*",), True),
+        ("aten::_linalg_solve_ex", ("linalg_*",), True),
+        ("aten::_linalg_svd", ("linalg_svd",), True),
+        ("aten::neg_", ("neg",), True),
+        ("aten::_foreach_neg_", ("foreach_neg",), True),
+        ("aten::neg", ("neg_", "_neg"), False),
+        ("aten::negative", ("neg",), False),
+        ("x::_neg", ("neg",), False),
+        ("x::_neg", ("x::neg",), True),
+    ],
+)
+def test_a_refusal_is_of_all_names_that_torch_has_for_it(op: str, patterns: tuple[str, ...], found: bool) -> None:
+    assert is_refused(op, patterns) is found
 
 
 # --- quotas

@@ -29,9 +29,10 @@ Fields = tuple[Any, ...]
 
 Objects = dict[int, Value]
 
-Arguments = tuple[Sequence[object], dict[str, object]]
+Filled = tuple[Sequence[object], dict[str, object]]
+"""By position and by name."""
 
-Gather = Callable[[Fields, Objects], Arguments]
+Gather = Callable[[Fields, Objects], Filled]
 """The call's arguments. `KeyError` where a name is not among the objects."""
 
 Getter = Callable[[Fields, Objects], Any]
@@ -46,7 +47,7 @@ NAMED: Final[dict[str, dict[str, object]]] = {
 }
 
 
-class Template:
+class Arguments:
     """`fill` makes the arguments of a call from the fields of a command and the objects that they name."""
 
     def __init__(
@@ -135,7 +136,7 @@ class Template:
             return self._arguments
         return gather(1 + count, tuple(self._positional[count:]), self._keywords)
 
-    def _arguments(self, fields: Fields, objects: Objects) -> Arguments:
+    def _arguments(self, fields: Fields, objects: Objects) -> Filled:
         args = self._positional.copy()
         for position, field in self._objects:
             args[position] = objects[fields[field]]
