@@ -4,7 +4,6 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NoReturn
 
@@ -15,6 +14,7 @@ from ptrtensor._torch.memory import allocate, meta_of
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import IdentityError, PtrTensorError, WorkerLostError
+from ptrtensor.paths import path_of
 from ptrtensor.progress import terminal_bars
 from ptrtensor.tensor import worker as tensor_worker
 from ptrtensor.tensor.arguments import checked_tags, checked_texts, shown
@@ -237,7 +237,7 @@ class RemoteWorker(ConnectedWorker):
         peer = f"worker {name}"
         transport: SocketTransport
         if identity is not None and trust is not None:
-            credentials = Credentials(Path(identity), Path(trust))
+            credentials = Credentials(path_of(identity, "identity"), path_of(trust, "trust"))
             dialer = Dialer(host, port, credentials, name, id is not None, connect_seconds)
             patience = keep_alive_seconds, reconnect_seconds, refused_seconds
             transport = Linked(dialer, peer, *patience, sending, receiving, allocate)

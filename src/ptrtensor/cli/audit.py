@@ -7,13 +7,14 @@ from typing import Annotated, Final
 import typer
 
 from ptrtensor.cli.output import named_errors, printable
+from ptrtensor.cli.paths import path
 from ptrtensor.owner.audit import Chain, Event, Fields, records
 
 app = typer.Typer(no_args_is_help=True, help="What happened, and that nobody changed the record of it.")
 
 HEADING: Final = ("number", "time", "event")
 
-AuditFile = Annotated[Path, typer.Argument(help="The log, as `serve --audit` wrote it.", metavar="FILE")]
+AuditFile = Annotated[Path, typer.Argument(parser=path, help="The log, as `serve --audit` wrote it.", metavar="FILE")]
 
 
 @app.command("verify")

@@ -44,7 +44,9 @@ def prepared(options: Options) -> Iterator[Prepared]:
     :raises OSError: the address is another machine's, or taken.
     """
     credentials = Credentials(options.identity, options.trust)
-    if keys.is_authority(keys.read_certificate(credentials.certificate)):
+    certificate = keys.read_certificate(credentials.certificate)
+    keys.check_not_expired(certificate, credentials.certificate)
+    if keys.is_authority(certificate):
         raise IdentityError(
             f"{options.identity} is an authority: it signs for others and does not serve. Make another identity"
         )
