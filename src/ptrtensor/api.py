@@ -17,7 +17,7 @@ from ptrtensor.errors import IdentityError, PtrTensorError, WorkerLostError
 from ptrtensor.paths import path_of
 from ptrtensor.progress import terminal_bars
 from ptrtensor.tensor import worker as tensor_worker
-from ptrtensor.tensor.arguments import checked_tags, checked_texts, shown
+from ptrtensor.tensor.arguments import check_publishable, checked_tags, checked_texts, shown
 from ptrtensor.tensor.autocast import Autocast
 from ptrtensor.tensor.hook import TorchHook
 from ptrtensor.tensor.pointer import PointerTensor, wrap
@@ -117,6 +117,7 @@ class VirtualWorker(ConnectedWorker):
 
         :raises PtrTensorError: a tag is no str, or the tensor cannot live at a worker.
         """
+        check_publishable(tensor)
         meta = meta_of(tensor)
         contiguous = intern(meta.shape, contiguous_stride(meta.shape), meta.dtype)
         texts = checked_tags(tags)

@@ -17,7 +17,7 @@ from ptrtensor._torch.memory import bytes_of, dense, meta_of
 from ptrtensor.errors import AuditError, PtrTensorError
 from ptrtensor.owner.options import Options, lease_of, memory_of
 from ptrtensor.paths import path_of
-from ptrtensor.tensor.arguments import checked_tags, checked_texts
+from ptrtensor.tensor.arguments import check_publishable, checked_tags, checked_texts
 
 if TYPE_CHECKING:
     from ptrtensor.owner.server import Server
@@ -102,6 +102,7 @@ class DataServer(AbstractContextManager["DataServer"]):
         """
         if self._is_closed:
             raise PtrTensorError(f"the server {self.id} is closed: publish before")
+        check_publishable(tensor)
         texts = checked_tags(tags)
         name, description = checked_texts((name, description), "publish()")
         meta_of(tensor)  # refuses layouts and dtypes that no pointer has

@@ -24,12 +24,10 @@ from ptrtensor.tensor.device import Devices, install
 from ptrtensor.tensor.local import LocalWorker, local_worker
 from ptrtensor.tensor.release import ReleaseRequest, releases
 from ptrtensor.wire import messages
+from ptrtensor.wire.limits import MAX_ID_CHARACTERS
 from ptrtensor.wire.metadata import TensorMeta
 
 call_sites: Final = CallSites((library_folder(torch.__file__), PTRTENSOR_FOLDER))
-
-MAX_ID_CHARACTERS: Final = 200
-"""An id stands in every error, and in the handshake, which has little room."""
 
 
 class Worker(ABC):
