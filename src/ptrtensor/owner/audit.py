@@ -4,6 +4,7 @@ A line's `hash` is SHA-256 over the hash of the line before and over the line wi
 first line is bound to 64 zeros. What is cut off at the end does not show by itself: note the last hash elsewhere.
 """
 
+import contextlib
 import datetime
 import hashlib
 import importlib
@@ -53,6 +54,7 @@ class Audit:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._chain = Chain()
         try:
@@ -64,7 +66,7 @@ class Audit:
             for _ in records(path, self._chain):
                 pass
         except BaseException as error:
-            os.close(self._file)
+            give_up(self._file)
             if isinstance(error, AuditError):
                 error.add_note("Keep the log as it is, and name another file with --audit.")
             raise
@@ -92,8 +94,13 @@ class Audit:
 
     def close(self) -> None:
         with self._lock:
-            os.fsync(self._file)
-            os.close(self._file)
+            try:
+                os.fsync(self._file)
+            finally:
+                if os.getpid() == self._process:
+                    give_up(self._file)
+                else:
+                    os.close(self._file)  # in a forked child the lock is the parent's
 
 
 class Chain:
@@ -147,6 +154,14 @@ def take(file: int, path: Path) -> None:
         raise AuditError(f"the audit log {path} is written by another server: each needs one of its own") from error
     except OSError:
         pass  # a file system that knows no locks
+
+
+def give_up(file: int) -> None:
+    """Close it, and let others take it: a child that was forked has it open too, and would hold the lock."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system that knows no locks
+            fcntl.flock(file, fcntl.LOCK_UN)
+    os.close(file)
 
 
 def digest_of(previous: str, body: bytes) -> str:

@@ -154,6 +154,42 @@ def test_a_log_has_one_writer(log: Path) -> None:
     Audit(log).close()
 
 
+FORKED = """
+import os, signal, sys
+from pathlib import Path
+from ptrtensor.errors import AuditError
+from ptrtensor.owner.audit import Audit
+
+def child(act):
+    pid = os.fork()
+    if pid == 0:
+        act()
+        os._exit(0)
+    return pid
+
+log = Path(sys.argv[1])
+audit = Audit(log)
+os.waitpid(child(audit.close), 0)
+try:
+    Audit(log)
+except AuditError:
+    print("still the parent's")
+lives = child(signal.pause)
+try:
+    audit.close()
+    Audit(log).close()
+    print("free")
+finally:
+    os.kill(lives, signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_log_is_its_server_s_until_that_closes_it_whatever_its_forked_children_do(log: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED, str(log)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("still the parent's\nfree\n", "")
+
+
 def test_threads_write_whole_lines(tmp_path: Path) -> None:
     audit = Audit(tmp_path / "audit.jsonl")
 
