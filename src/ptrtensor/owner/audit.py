@@ -46,6 +46,10 @@ HASHED: Final = b',"hash":"'
 END: Final = b'"}\n'
 
 
+class AuditClosedError(AuditError):
+    """The server has stopped and closed its log; whatever should have stood there must not happen any more."""
+
+
 class Audit:
     """One log, written by one process.
 
@@ -55,6 +59,7 @@ class Audit:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._process = os.getpid()
+        self._is_closed = False
         self._lock = threading.Lock()
         self._chain = Chain()
         try:
@@ -74,10 +79,13 @@ class Audit:
     def record(self, event: str, **fields: object) -> None:
         """Add a line.
 
+        :raises AuditClosedError: the log was closed.
         :raises AuditError: it could not be written; whatever it is about must not happen then.
         """
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
         with self._lock:
+            if self._is_closed:  # another file may have its number by now
+                raise AuditClosedError(f"the audit log {self.path} is closed, and says nothing of this: {event}")
             line: Fields = {"number": self._chain.count, "time": time, "event": event, **fields}
             body = msgspec.json.encode(line, enc_hook=str)[:-1]
             digest = digest_of(self._chain.last, body)
@@ -93,7 +101,11 @@ class Audit:
             self._chain.last = digest
 
     def close(self) -> None:
+        """On the disk, and for others to write on; may be called twice."""
         with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
             try:
                 os.fsync(self._file)
             finally:

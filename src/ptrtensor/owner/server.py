@@ -7,15 +7,18 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from ptrtensor.errors import AuditError, IdentityError, ProtocolError, PtrTensorError, QuotaExceededError
-from ptrtensor.owner.audit import Audit
+from ptrtensor.owner.audit import Audit, AuditClosedError
 from ptrtensor.owner.clerk import Clerk
 from ptrtensor.owner.decisions import note_decisions
 from ptrtensor.owner.handshake import shake_hands
 from ptrtensor.owner.hosted_session import Ended, HostedSession, Patience, refuse
+from ptrtensor.owner.newcomers import Newcomers, join_all
 from ptrtensor.owner.options import Options
 from ptrtensor.owner.policy import Policy, least
 from ptrtensor.owner.requests import Requests
@@ -33,6 +36,9 @@ log: Final = logging.getLogger("ptrtensor.serve")
 
 MAX_HANDSHAKES: Final = 64
 """Connections that nobody vouches for yet, at the same time."""
+
+END_SECONDS: Final = 5.0
+"""How long `stop` waits, for each of those who must end."""
 
 LOOK_SECONDS: Final = 0.5
 """How often is looked for how long the sessions have computed."""
@@ -88,6 +94,8 @@ class Server:
         self.refusals = Tally(self._note_refusal)
         self._lock = threading.Lock()
         self._handshakes = threading.BoundedSemaphore(MAX_HANDSHAKES)
+        self._newcomers = Newcomers()
+        self._helpers: list[threading.Thread] = []
         self._stopping = threading.Event()
         self.broken: AuditError | None = None
         self._record("server started", worker=worker)
@@ -120,9 +128,8 @@ class Server:
         :raises AuditError: the audit log cannot be written any more.
         """
         if self._state is not None:
-            arguments = Requests(self._state), self._write_down, self._stopping
-            threading.Thread(target=note_decisions, args=arguments, daemon=True).start()
-        threading.Thread(target=self._look_at_sessions, daemon=True).start()
+            self._help(note_decisions, Requests(self._state), self._write_down, self._stopping)
+        self._help(self._look_at_sessions)
         while not self._stopping.is_set():
             self._handshakes.acquire()
             try:
@@ -132,17 +139,18 @@ class Server:
                 self._stopping.wait(0.1)  # too many open files, or a client that has gone
                 continue
             try:
-                threading.Thread(target=self._welcome, args=(sock, address), daemon=True).start()
-            except RuntimeError as error:  # too many threads
+                self._newcomers.receive(sock, partial(self._welcome, address))
+            except (OSError, RuntimeError) as error:  # too many open files or threads
                 self._handshakes.release()
                 sock.close()
-                self._refuse("connection refused", None, address, error)
+                if not self._stopping.is_set():
+                    self._refuse("connection refused", None, address, error)
                 self._stopping.wait(0.1)
         if self.broken is not None:
             raise self.broken
 
     def stop(self, reason: str) -> None:
-        """Let nobody in any more, and tell those who are here why they must go."""
+        """Let nobody in any more, and tell those who are here why they must go; nothing is done for them afterwards."""
         self._stopping.set()
         shut_down(self._listener)
         self._listener.close()
@@ -150,12 +158,22 @@ class Server:
         sessions = self.sessions
         for session in sessions:
             session.stop(reason)
+        self._newcomers.turn_away(END_SECONDS)
         for session in sessions:
-            session.join(5.0)
-            session.process.end_at_once()  # one that hangs would stay, with all that it holds
+            session.join(END_SECONDS)
+            session.end_at_once()  # one that hangs would stay, with all that it holds
+        join_all([*sessions, *self._helpers], END_SECONDS)
         self.refusals.tell()
         with contextlib.suppress(AuditError):
             self._record("server stopped", reason=reason)
+
+    def _help(self, do: Callable[..., None], *arguments: object) -> None:
+        """In a thread that ends when the server stops."""
+        with self._lock:
+            if not self._stopping.is_set():
+                helper = threading.Thread(target=do, args=arguments, daemon=True)
+                helper.start()
+                self._helpers.append(helper)
 
     def _look_at_sessions(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
@@ -164,10 +182,10 @@ class Server:
 
     # --- one connection
 
-    def _welcome(self, sock: socket.socket, address: tuple[str, int]) -> None:
+    def _welcome(self, address: tuple[str, int], sock: socket.socket, guard: socket.socket) -> None:
         """In a thread of its own, from the first byte to the session that it belongs to."""
         try:
-            connection, peer, opening = shake_hands(sock, self._credentials, self._patience.handshake)
+            connection, peer, opening = shake_hands(sock, guard, self._credentials, self._patience.handshake)
         except Exception as error:  # of any class: a stranger has much to choose from
             sock.close()
             self._refuse("connection refused", None, address, error)
@@ -309,6 +327,9 @@ class Server:
             self._break(error)
 
     def _break(self, error: AuditError) -> None:
+        if isinstance(error, AuditClosedError):
+            log.warning("the server has stopped", extra={"reason": str(error)})
+            return
         log.critical("the audit log cannot be written", extra={"reason": str(error)})
         self.broken = error
         self._stopping.set()

@@ -1,6 +1,7 @@
 """The audit log: each record bound to the one before."""
 
 import ast
+import contextlib
 import errno
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from ptrtensor import owner
 from ptrtensor.errors import AuditError
-from ptrtensor.owner.audit import BEFORE_THE_FIRST, Audit, Chain, Event, records
+from ptrtensor.owner.audit import BEFORE_THE_FIRST, Audit, AuditClosedError, Chain, Event, records
 from ptrtensor.owner.requests import Decision
 
 
@@ -152,6 +153,20 @@ def test_a_log_has_one_writer(log: Path) -> None:
     audit.close()
     assert log.read_bytes().startswith(before)
     Audit(log).close()
+
+
+def test_a_closed_log_is_left_alone_and_so_is_the_file_that_has_its_number_now(log: Path, tmp_path: Path) -> None:
+    before = log.read_bytes()
+    audit = Audit(log)
+    audit.close()
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context((tmp_path / f"{number}.csv").open("w")) for number in range(20)]
+        with pytest.raises(AuditClosedError, match="audit.jsonl is closed, and says nothing of this: session ended"):
+            audit.record("session ended")
+        audit.close()
+        for other in others:
+            other.write("mine")
+    assert {path.read_text() for path in tmp_path.glob("*.csv")} == {"mine"} and log.read_bytes() == before
 
 
 FORKED = """
