@@ -5,19 +5,27 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hospital import Hospital, open_hospital
+from waiting import eventually
 
+import ptrtensor as pt
 from ptrtensor.errors import AuditError
+from ptrtensor.owner import session_process
 from ptrtensor.owner.audit import Audit, records
 from ptrtensor.owner.hosted_session import Patience
+from ptrtensor.owner.session_process import Pool, SessionProcess
 
-SOON = 30.0
+SOON = 40.0
 PATIENCE = Patience(lease=120.0, keep_alive=120.0, handshake=120.0, stopped=120.0)
 
 
@@ -57,6 +65,54 @@ def test_those_who_have_not_said_who_they_are_are_turned_away(tmp_path: Path) ->
             with contextlib.suppress(ConnectionError):
                 while sock.recv(4096):  # an alert may come first
                     pass
+
+
+@contextlib.contextmanager
+def connecting(hospital: Hospital) -> Iterator["Future[pt.RemoteWorker]"]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(hospital.connect)
+
+
+def test_a_session_whose_process_is_still_starting_never_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(options: Sequence[str], passed: tuple[int, ...], *rest: object) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+        return subprocess.Popen(command, pass_fds=passed, stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(session_process, "launch", launch)
+    with hospital_with_log(tmp_path) as hospital, connecting(hospital) as connected:
+        assert eventually(lambda: [one.process for one in hospital.server._beginning] not in ([], [None]))
+        assert stop(hospital) < SOON
+        with pytest.raises(pt.WorkerLostError, match="refused: the owner goes home"):
+            connected.result(SOON)
+        assert not hospital.server._beginning and not hospital.server._newcomers._guards
+        assert events(tmp_path) == ["server started", "session refused", "server stopped"]
+
+
+def test_nor_does_one_whose_process_has_just_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assigned, stopping = threading.Event(), threading.Event()
+    assign, close_pool = SessionProcess.assign, Pool.close
+
+    def held_up(process: SessionProcess, *given: Any) -> socket.socket:
+        local = assign(process, *given)
+        assigned.set()
+        assert stopping.wait(SOON)
+        return local
+
+    def close(pool: Pool) -> None:
+        stopping.set()
+        close_pool(pool)
+
+    monkeypatch.setattr(SessionProcess, "assign", held_up)
+    monkeypatch.setattr(Pool, "close", close)
+    with hospital_with_log(tmp_path) as hospital, connecting(hospital) as connected:
+        assert assigned.wait(SOON)
+        assert stop(hospital) < SOON
+        with pytest.raises(pt.WorkerLostError, match="refused: the owner goes home"):
+            connected.result(SOON)
+        assert not hospital.server.sessions
+        assert events(tmp_path) == ["server started", "session refused", "server stopped"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows stops no processes")

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from ptrtensor.errors import AuditError, IdentityError, ProtocolError, PtrTensorError, QuotaExceededError
+from ptrtensor.errors import (
+    AuditError,
+    IdentityError,
+    ProtocolError,
+    PtrTensorError,
+    QuotaExceededError,
+    WorkerLostError,
+)
 from ptrtensor.owner.audit import Audit, AuditClosedError
 from ptrtensor.owner.clerk import Clerk
 from ptrtensor.owner.decisions import note_decisions
@@ -23,7 +30,7 @@ from ptrtensor.owner.options import Options
 from ptrtensor.owner.policy import Policy, least
 from ptrtensor.owner.requests import Requests
 from ptrtensor.owner.sealing import Sealer
-from ptrtensor.owner.session_process import Pool, shut_down
+from ptrtensor.owner.session_process import Pool, SessionProcess, shut_down
 from ptrtensor.owner.state import State
 from ptrtensor.owner.status import encode, status_of
 from ptrtensor.tally import Tally
@@ -33,6 +40,8 @@ from ptrtensor.transport.tls import Credentials, Peer, certificates_of, context,
 from ptrtensor.wire.control import Assign, Publication, Quota
 
 log: Final = logging.getLogger("ptrtensor.serve")
+
+CANNOT_WRITE: Final = "the worker cannot write its audit log"
 
 MAX_HANDSHAKES: Final = 64
 """Connections that nobody vouches for yet, at the same time."""
@@ -54,6 +63,14 @@ class Limits:
     """Bytes for each session."""
     objects: int = Options.max_objects
     """In each session."""
+
+
+@dataclass(eq=False)
+class Beginning:
+    """A session whose process is being started."""
+
+    peer: Peer
+    process: SessionProcess | None = None
 
 
 class Server:
@@ -89,14 +106,15 @@ class Server:
         self._limits = limits
         self._patience = patience
         self._sessions: dict[bytes, HostedSession] = {}
-        self._beginning: list[Peer] = []
-        """Those whose session's process is being started."""
+        self._beginning: list[Beginning] = []
         self.refusals = Tally(self._note_refusal)
         self._lock = threading.Lock()
         self._handshakes = threading.BoundedSemaphore(MAX_HANDSHAKES)
         self._newcomers = Newcomers()
         self._helpers: list[threading.Thread] = []
         self._stopping = threading.Event()
+        self._goodbye = ""
+        """Why the server stops, once it does."""
         self.broken: AuditError | None = None
         self._record("server started", worker=worker)
         for publication in publications:
@@ -151,13 +169,9 @@ class Server:
 
     def stop(self, reason: str) -> None:
         """Let nobody in any more, and tell those who are here why they must go; nothing is done for them afterwards."""
-        self._stopping.set()
-        shut_down(self._listener)
+        sessions = self._end_sessions(reason)
         self._listener.close()
         self._pool.close()
-        sessions = self.sessions
-        for session in sessions:
-            session.stop(reason)
         self._newcomers.turn_away(END_SECONDS)
         for session in sessions:
             session.join(END_SECONDS)
@@ -167,10 +181,29 @@ class Server:
         with contextlib.suppress(AuditError):
             self._record("server stopped", reason=reason)
 
+    def _end_sessions(self, reason: str) -> list[HostedSession]:
+        """Those that there are, and those that are beginning; returns the former. There will be no others."""
+        with self._lock:
+            self._goodbye = self._goodbye or reason
+            self._stopping.set()
+            sessions = list(self._sessions.values())
+            processes = [beginning.process for beginning in self._beginning if beginning.process is not None]
+        shut_down(self._listener)
+        for session in sessions:
+            session.stop(reason)
+        for process in processes:
+            process.end_at_once()
+        return sessions
+
+    def _check_serving(self) -> None:
+        """:raises PtrTensorError: the server stops."""
+        if self._stopping.is_set():
+            raise PtrTensorError(self._goodbye)
+
     def _help(self, do: Callable[..., None], *arguments: object) -> None:
         """In a thread that ends when the server stops."""
         with self._lock:
-            if not self._stopping.is_set():
+            if not self._stopping.is_set():  # else `stop` may not see it
                 helper = threading.Thread(target=do, args=arguments, daemon=True)
                 helper.start()
                 self._helpers.append(helper)
@@ -220,6 +253,7 @@ class Server:
             return
         if opening.token == STATUS or (is_owner and not peer.pinned):
             raise IdentityError("the worker's own identity asks how it is, and nobody else; nor can it have a session")
+        self._check_serving()
         if opening.token == NO_TOKEN:
             session = self._new_session(peer, where)
             log.info("session began", extra={"session": session.number, "client": peer.name, "from": where})
@@ -237,28 +271,32 @@ class Server:
 
     def _new_session(self, peer: Peer, where: str) -> HostedSession:
         most = least(self._policy.quota_for(peer.name).sessions, self._limits.sessions_of_one)
+        beginning = Beginning(peer)
         with self._lock:
-            peers = [*self._beginning, *(session.peer for session in self._sessions.values())]
+            peers = [one.peer for one in self._beginning] + [session.peer for session in self._sessions.values()]
             theirs = peers.count(peer)
             if len(peers) >= self._limits.sessions or theirs >= (most or 0):
                 raise PtrTensorError(
                     f"there are too many sessions already ({theirs} of them yours): close one, or try again later"
                 )
-            self._beginning.append(peer)
+            self._beginning.append(beginning)
         try:
-            return self._begin(peer, where)
+            return self._begin(beginning, where)
+        except WorkerLostError:
+            self._check_serving()  # its process was ended because the server stops
+            raise
         finally:
             with self._lock:
-                self._beginning.remove(peer)
+                self._beginning.remove(beginning)
 
-    def _begin(self, peer: Peer, where: str) -> HostedSession:
+    def _begin(self, beginning: Beginning, where: str) -> HostedSession:
         """Start a session's process; whatever fails on the way, it does not stay."""
+        peer = beginning.peer
         shown = self._policy.shown_to(peer.name, self._publications)
         number = secrets.token_hex(4)
         clerk = Clerk(self._policy, shown, self._state, peer, number, self._sealer, self._write_down)
         if reason := clerk.admit():
             raise QuotaExceededError(reason)
-        process = self._pool.take()
         assignment = Assign(
             self.worker,
             uuid.uuid4().hex,
@@ -267,30 +305,36 @@ class Server:
             {publication.name: self._policy.grant(peer.name, publication.tags) for publication in shown},
             self._policy.session_quota(peer.name, Quota(self._limits.memory, self._limits.objects)),
         )
-        local: socket.socket | None = None
-        try:
-            local = process.assign(assignment, clerk.answer, number)
-            session = HostedSession(number, peer, process, clerk, local, self._patience, self._when_ended)
-        except BaseException:
-            process.kill()
-            if local is not None:
-                local.close()
-            raise
-        with self._lock:
-            self._sessions[session.token] = session
+        process = self._pool.take()
+        with contextlib.ExitStack() as undone:
+            undone.callback(process.kill)
+            with self._lock:
+                self._check_serving()
+                beginning.process = process
+            local = undone.enter_context(process.assign(assignment, clerk.answer, number))
+            with self._lock:  # whoever stops the server finds the session, or is found to have stopped it
+                self._check_serving()
+                session = HostedSession(number, peer, process, clerk, local, self._patience, self._when_ended)
+                undone.pop_all()
+                beginning.process = None
+                self._sessions[session.token] = session
+                self._record_beginning(session, where)  # its end is written down after that
+        return session
+
+    def _record_beginning(self, session: HostedSession, where: str) -> None:
+        """:raises AuditError: it cannot be written, and the session ends."""
         try:
             self._record(
                 "session began",
-                session=number,
-                client=peer.name,
-                fingerprint=peer.fingerprint,
-                process=process.number,
+                session=session.number,
+                client=session.peer.name,
+                fingerprint=session.peer.fingerprint,
+                process=session.process.number,
                 **{"from": where},
             )
         except AuditError:
-            session.stop("the worker cannot write its audit log")
+            session.stop(CANNOT_WRITE)
             raise
-        return session
 
     def _write_down(self, event: str, **fields: object) -> None:
         """What a session asked, or was given.
@@ -332,10 +376,7 @@ class Server:
             return
         log.critical("the audit log cannot be written", extra={"reason": str(error)})
         self.broken = error
-        self._stopping.set()
-        shut_down(self._listener)
-        for session in self.sessions:
-            session.stop("the worker cannot write its audit log")
+        self._end_sessions(CANNOT_WRITE)
 
     def _when_ended(self, session: HostedSession, ended: Ended) -> None:
         with self._lock:
