@@ -108,6 +108,7 @@ class Server:
         self._sessions: dict[bytes, HostedSession] = {}
         self._beginning: list[Beginning] = []
         self.refusals = Tally(self._note_refusal)
+        self.resumptions = Tally(self._note_resumption)
         self._lock = threading.Lock()
         self._handshakes = threading.BoundedSemaphore(MAX_HANDSHAKES)
         self._newcomers = Newcomers()
@@ -178,6 +179,7 @@ class Server:
             session.end_at_once()  # one that hangs would stay, with all that it holds
         join_all([*sessions, *self._helpers], END_SECONDS)
         self.refusals.tell()
+        self.resumptions.tell()
         with contextlib.suppress(AuditError):
             self._record("server stopped", reason=reason)
 
@@ -244,6 +246,9 @@ class Server:
         log.warning(event, extra=fields)
         self._try_to_record(event, **fields)
 
+    def _note_resumption(self, session: str, peer: Peer, where: str, count: int) -> None:
+        log.info("session resumed", extra={"session": session, "client": peer.name, "from": where, "count": count})
+
     def _admit(self, connection: Connected, peer: Peer, opening: Opening, where: str) -> None:
         """:raises PtrTensorError: there is no such session, or no room for another."""
         is_owner = peer.fingerprint == self._fingerprint
@@ -266,7 +271,7 @@ class Server:
                     "What it held is gone"
                 )
             session = found
-            log.info("session resumed", extra={"session": session.number, "client": peer.name, "from": where})
+            self.resumptions.add(session.number, session.number, peer, where)
         session.attach(connection, opening.received)
 
     def _new_session(self, peer: Peer, where: str) -> HostedSession:
