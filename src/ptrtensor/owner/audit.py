@@ -4,6 +4,7 @@ A line's `hash` is SHA-256 over the hash of the line before and over the line wi
 first line is bound to 64 zeros. What is cut off at the end does not show by itself: note the last hash elsewhere.
 """
 
+import contextlib
 import datetime
 import hashlib
 import importlib
@@ -45,6 +46,10 @@ HASHED: Final = b',"hash":"'
 END: Final = b'"}\n'
 
 
+class AuditClosedError(AuditError):
+    """The server has stopped and closed its log; whatever should have stood there must not happen any more."""
+
+
 class Audit:
     """One log, written by one process.
 
@@ -53,6 +58,8 @@ class Audit:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._process = os.getpid()
+        self._is_closed = False
         self._lock = threading.Lock()
         self._chain = Chain()
         try:
@@ -64,7 +71,7 @@ class Audit:
             for _ in records(path, self._chain):
                 pass
         except BaseException as error:
-            os.close(self._file)
+            give_up(self._file)
             if isinstance(error, AuditError):
                 error.add_note("Keep the log as it is, and name another file with --audit.")
             raise
@@ -72,10 +79,13 @@ class Audit:
     def record(self, event: str, **fields: object) -> None:
         """Add a line.
 
+        :raises AuditClosedError: the log was closed.
         :raises AuditError: it could not be written; whatever it is about must not happen then.
         """
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
         with self._lock:
+            if self._is_closed:  # another file may have its number by now
+                raise AuditClosedError(f"the audit log {self.path} is closed, and says nothing of this: {event}")
             line: Fields = {"number": self._chain.count, "time": time, "event": event, **fields}
             body = msgspec.json.encode(line, enc_hook=str)[:-1]
             digest = digest_of(self._chain.last, body)
@@ -91,9 +101,18 @@ class Audit:
             self._chain.last = digest
 
     def close(self) -> None:
+        """On the disk, and for others to write on; may be called twice."""
         with self._lock:
-            os.fsync(self._file)
-            os.close(self._file)
+            if self._is_closed:
+                return
+            self._is_closed = True
+            try:
+                os.fsync(self._file)
+            finally:
+                if os.getpid() == self._process:
+                    give_up(self._file)
+                else:
+                    os.close(self._file)  # in a forked child the lock is the parent's
 
 
 class Chain:
@@ -147,6 +166,14 @@ def take(file: int, path: Path) -> None:
         raise AuditError(f"the audit log {path} is written by another server: each needs one of its own") from error
     except OSError:
         pass  # a file system that knows no locks
+
+
+def give_up(file: int) -> None:
+    """Close it, and let others take it: a child that was forked has it open too, and would hold the lock."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system that knows no locks
+            fcntl.flock(file, fcntl.LOCK_UN)
+    os.close(file)
 
 
 def digest_of(previous: str, body: bytes) -> str:

@@ -59,6 +59,7 @@ def prepared(options: Options) -> Iterator[Prepared]:
         audit_log(options.audit) as audit,
         contextlib.closing(State(options.state)) as state,
     ):
+        state.forget_old()
         for path in options.data:
             datasets.add(path)
 

@@ -36,6 +36,7 @@ BUSY_SECONDS: Final = 30.0
 """How long one process waits for another that writes."""
 
 KEPT_DAYS: Final = 40
+"""For which it is known what was used."""
 
 
 class StateError(PtrTensorError):
@@ -53,6 +54,7 @@ class State:
         if not make and not path.exists():
             raise PtrTensorError(f"there is no state {path}: name the file that `ptrtensor serve --state` keeps")
         self._lock = threading.Lock()
+        self._day = today()
         with self._named_errors():
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._database = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -99,6 +101,9 @@ class State:
             raise PtrTensorError(f"these amounts cannot be counted: {amounts}")
         day = today()
         with self.transaction() as database:
+            if day != self._day:
+                forget_before(database, day)
+                self._day = day
             for what, (amount, limit) in amounts.items():
                 if limit is not None and amount + used(database, day, client, what) > limit:
                     return what
@@ -111,10 +116,12 @@ class State:
         return ""
 
     def forget_old(self) -> None:
-        """Drop the counts of days long gone."""
-        last = (datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=KEPT_DAYS)).date().isoformat()
+        """Drop the counts of days long gone; the first of those who use something on a day drops them too.
+
+        :raises PtrTensorError: it cannot be written.
+        """
         with self.transaction() as database:
-            database.execute("DELETE FROM used WHERE day < ?", (last,))
+            forget_before(database, today())
 
     def close(self) -> None:
         with self._lock:
@@ -126,6 +133,12 @@ class State:
             yield
         except (sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
             raise StateError(f"the state {self.path} cannot be used: {error}") from error
+
+
+def forget_before(database: sqlite3.Connection, day: str) -> None:
+    """What was used long before that day."""
+    first = datetime.date.fromisoformat(day) - datetime.timedelta(days=KEPT_DAYS)
+    database.execute("DELETE FROM used WHERE day < ?", (first.isoformat(),))
 
 
 def used(database: sqlite3.Connection, day: str, client: str, what: str) -> float:

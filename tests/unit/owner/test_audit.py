@@ -1,6 +1,7 @@
 """The audit log: each record bound to the one before."""
 
 import ast
+import contextlib
 import errno
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from ptrtensor import owner
 from ptrtensor.errors import AuditError
-from ptrtensor.owner.audit import BEFORE_THE_FIRST, Audit, Chain, Event, records
+from ptrtensor.owner.audit import BEFORE_THE_FIRST, Audit, AuditClosedError, Chain, Event, records
 from ptrtensor.owner.requests import Decision
 
 
@@ -152,6 +153,56 @@ def test_a_log_has_one_writer(log: Path) -> None:
     audit.close()
     assert log.read_bytes().startswith(before)
     Audit(log).close()
+
+
+def test_a_closed_log_is_left_alone_and_so_is_the_file_that_has_its_number_now(log: Path, tmp_path: Path) -> None:
+    before = log.read_bytes()
+    audit = Audit(log)
+    audit.close()
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context((tmp_path / f"{number}.csv").open("w")) for number in range(20)]
+        with pytest.raises(AuditClosedError, match="audit.jsonl is closed, and says nothing of this: session ended"):
+            audit.record("session ended")
+        audit.close()
+        for other in others:
+            other.write("mine")
+    assert {path.read_text() for path in tmp_path.glob("*.csv")} == {"mine"} and log.read_bytes() == before
+
+
+FORKED = """
+import os, signal, sys
+from pathlib import Path
+from ptrtensor.errors import AuditError
+from ptrtensor.owner.audit import Audit
+
+def child(act):
+    pid = os.fork()
+    if pid == 0:
+        act()
+        os._exit(0)
+    return pid
+
+log = Path(sys.argv[1])
+audit = Audit(log)
+os.waitpid(child(audit.close), 0)
+try:
+    Audit(log)
+except AuditError:
+    print("still the parent's")
+lives = child(signal.pause)
+try:
+    audit.close()
+    Audit(log).close()
+    print("free")
+finally:
+    os.kill(lives, signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_log_is_its_server_s_until_that_closes_it_whatever_its_forked_children_do(log: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED, str(log)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("still the parent's\nfree\n", "")
 
 
 def test_threads_write_whole_lines(tmp_path: Path) -> None:
