@@ -58,6 +58,7 @@ class Audit:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._place = path.absolute()  # the program may go to another directory
         self._process = os.getpid()
         self._is_closed = False
         self._lock = threading.Lock()
@@ -91,7 +92,7 @@ class Audit:
             digest = digest_of(self._chain.last, body)
             written = body + HASHED + digest.encode() + END
             try:
-                size = os.fstat(self._file).st_size
+                size = self._size()
                 if os.write(self._file, written) < len(written):
                     os.ftruncate(self._file, size)  # no server goes on with a log that ends within a line
                     raise AuditError(f"the audit log {self.path} cannot be written: the disk is full")
@@ -99,6 +100,17 @@ class Audit:
                 raise AuditError(f"the audit log {self.path} cannot be written: {error.strerror}") from error
             self._chain.count += 1
             self._chain.last = digest
+
+    def _size(self) -> int:
+        """:raises AuditError: somebody moved or removed it, and would not find in it what is written."""
+        found = os.fstat(self._file)
+        try:
+            is_there = os.path.samestat(found, os.stat(self._place))
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            raise AuditError(f"the audit log {self.path} was moved or removed while it was written: put it back")
+        return found.st_size
 
     def close(self) -> None:
         """On the disk, and for others to write on; may be called twice."""

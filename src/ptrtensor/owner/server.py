@@ -89,6 +89,7 @@ class Server:
         limits: Limits,
         patience: Patience,
         policy: Policy = Policy(),  # noqa: B008
+        policy_digest: str = "",
         state: State | None = None,
         audit: Audit | None = None,
     ) -> None:
@@ -118,7 +119,7 @@ class Server:
         self._goodbye = ""
         """Why the server stops, once it does."""
         self.broken: AuditError | None = None
-        self._record("server started", worker=worker)
+        self._record("server started", worker=worker, policy=policy_digest or None)
         for publication in publications:
             self._record_publication(publication)
         self._pool = Pool(ahead, compute_device, threads)

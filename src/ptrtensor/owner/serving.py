@@ -1,6 +1,7 @@
 """From an owner's files to a server, and all of it back: what `ptrtensor serve` and `DataServer` have in common."""
 
 import contextlib
+import hashlib
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -52,7 +53,10 @@ def prepared(options: Options) -> Iterator[Prepared]:
         )
     address = parse_address(options.listen, lowest_port=0)
     check_device(options.compute_device)
-    policy = Policy() if options.policy is None else read_policy(options.policy)
+    policy, digest = Policy(), ""
+    if options.policy is not None:
+        policy = read_policy(options.policy)
+        digest = hashlib.sha256(options.policy.read_bytes()).hexdigest()  # by which an auditor knows the file again
     with (
         Datasets() as datasets,
         network_listener(*address) as listener,
@@ -75,6 +79,7 @@ def prepared(options: Options) -> Iterator[Prepared]:
                 limits=Limits(sessions=options.sessions, memory=options.max_memory, objects=options.max_objects),
                 patience=Patience(lease=options.lease),
                 policy=policy,
+                policy_digest=digest,
                 state=state,
                 audit=audit,
             )

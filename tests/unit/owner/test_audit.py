@@ -205,6 +205,28 @@ def test_a_log_is_its_server_s_until_that_closes_it_whatever_its_forked_children
     assert (done.stdout, done.stderr) == ("still the parent's\nfree\n", "")
 
 
+@pytest.mark.parametrize("act", ["remove", "move", "replace"])
+def test_a_log_that_is_not_there_any_more_is_not_written(log: Path, act: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written would be lost, or nobody would find it. Where the program is makes no difference."""
+    monkeypatch.chdir(log.parent)
+    audit = Audit(Path(log.name))
+    monkeypatch.chdir("/")
+    audit.record("denied")
+    moved = log.with_suffix(".1")
+    log.rename(moved)
+    if act == "remove":
+        moved.unlink()
+    elif act == "replace":
+        log.write_bytes(moved.read_bytes())
+    with pytest.raises(AuditError, match=r"audit.jsonl was moved or removed while it was written: put it back"):
+        audit.record("denied")
+    if act == "move":
+        moved.rename(log)
+        audit.record("denied")
+        assert len(list(records(log))) == 7
+    audit.close()
+
+
 def test_threads_write_whole_lines(tmp_path: Path) -> None:
     audit = Audit(tmp_path / "audit.jsonl")
 
