@@ -230,7 +230,7 @@ def test_an_authority_does_not_serve(ready: list[object], in_directory: Path) ->
         (lambda: None, ["--max-memory", "8 GB"], "--max-memory: a size is a number of bytes"),
         (lambda: None, ["--max-memory", "99999999TiB"], "--max-memory: a size of 99999999TiB is more than"),
         (lambda: None, ["--max-memory", ""], "--max-memory: a size is a number of bytes"),
-        (lambda: Path("s").mkdir(), ["--state", "s"], "the state s cannot be used: [Errno 21] Is a directory"),
+        (lambda: Path("s").mkdir(), ["--state", "s"], "the state s cannot be used: it is no regular file"),
         (
             lambda: Path("s").write_text("x" * 999),
             ["--state", "s"],

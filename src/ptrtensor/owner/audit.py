@@ -6,18 +6,16 @@ first line is bound to 64 zeros. What is cut off at the end does not show by its
 
 import datetime
 import hashlib
-import importlib
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from ptrtensor.errors import AuditError
-
-fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None  # Windows has none
+from ptrtensor.owner.claims import claimed
 
 BEFORE_THE_FIRST: Final = "0" * 64
 
@@ -139,14 +137,8 @@ def take(file: int, path: Path) -> None:
 
     :raises AuditError: another process has it.
     """
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise AuditError(f"the audit log {path} is written by another server: each needs one of its own") from error
-    except OSError:
-        pass  # a file system that knows no locks
+    if not claimed(file):
+        raise AuditError(f"the audit log {path} is written by another server: each needs one of its own")
 
 
 def digest_of(previous: str, body: bytes) -> str:

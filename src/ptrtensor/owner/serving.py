@@ -57,6 +57,7 @@ def prepared(options: Options) -> Iterator[Prepared]:
         audit_log(options.audit) as audit,
         contextlib.closing(State(options.state)) as state,
     ):
+        state.claim()
         for path in options.data:
             datasets.add(path)
 

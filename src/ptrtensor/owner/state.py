@@ -1,5 +1,6 @@
 """What a server remembers when it is started again: what was used of the quotas of a day, and requests for release."""
 
+import contextlib
 import datetime
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ptrtensor.errors import PtrTensorError
+from ptrtensor.owner.claims import claimed, released
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS used (
@@ -53,14 +55,31 @@ class State:
         if not make and not path.exists():
             raise PtrTensorError(f"there is no state {path}: name the file that `ptrtensor serve --state` keeps")
         self._lock = threading.Lock()
+        self._claim: int | None = None
         with self._named_errors():
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            make_file(path)
             self._database = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
             except BaseException:
                 self._database.close()
                 raise
+
+    def claim(self) -> None:
+        """For this server alone, until it is closed: what is approved for the clients of one, another would hand out.
+
+        :raises PtrTensorError: another server has it.
+        """
+        path = lock_file(self.path)
+        with self._named_errors():
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        if not claimed(file):
+            os.close(file)
+            raise StateError(
+                f"the state {self.path} is another server's, which has locked {path}: stop that one, or name another "
+                "file with --state"
+            )
+        self._claim = file
 
     def _prepare(self) -> None:
         """:raises PtrTensorError: it is a database of something else, and stays what it is."""
@@ -119,6 +138,9 @@ class State:
     def close(self) -> None:
         with self._lock:
             self._database.close()
+            if self._claim is not None:
+                released(self._claim)
+                self._claim = None
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -126,6 +148,24 @@ class State:
             yield
         except (sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
             raise StateError(f"the state {self.path} cannot be used: {error}") from error
+
+
+def make_file(path: Path) -> None:
+    """Only its owner reads it. One that is there is not opened: a process loses SQLite's locks of a file as soon as it
+    closes any descriptor of it.
+
+    :raises StateError: it is a folder or a device.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(os.path.realpath(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    if not path.is_file():
+        raise StateError(f"the state {path} cannot be used: it is no regular file")
+
+
+def lock_file(path: Path) -> Path:
+    """Beside the state, and the same by whatever link it is named; it stays when the server has ended."""
+    real = Path(os.path.realpath(path))
+    return real.with_name(f"{real.name}.lock")
 
 
 def used(database: sqlite3.Connection, day: str, client: str, what: str) -> float:
