@@ -5,11 +5,13 @@ does to the object afterwards, and whether its session or the server still lives
 """
 
 import getpass
+import importlib
 import json
+import os
 import secrets
 import sqlite3
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -20,6 +22,8 @@ from ptrtensor.wire.control import Asking
 from ptrtensor.wire.limits import MAX_REASON_CHARACTERS, MAX_RELEASE_BYTES
 from ptrtensor.wire.messages import Release, Status
 from ptrtensor.wire.metadata import TensorMeta
+
+pwd: Any = importlib.import_module("pwd") if os.name == "posix" else None  # Windows has none
 
 MAX_PENDING: Final = 100
 """Of one client, so that nobody buries the owner or fills the disk."""
@@ -146,7 +150,7 @@ class Requests:
             changed = database.execute(
                 "UPDATE requests SET status = ?, answer = ?, decided = ?, decider = ?,"
                 " value = CASE ? WHEN 'denied' THEN x'' ELSE value END WHERE id = ? AND status = 'pending'",
-                (decision, answer, now(), getpass.getuser(), decision, id),
+                (decision, answer, now(), this_user(), decision, id),
             ).rowcount
         request = self.find(id)
         if not changed:
@@ -162,7 +166,7 @@ class Requests:
             changed = database.execute(
                 "UPDATE requests SET status = 'denied', value = x'', decided = ?, decider = ?, recorded = 0"
                 " WHERE id = ? AND status = 'approved'",
-                (now(), getpass.getuser(), id),
+                (now(), this_user(), id),
             ).rowcount
         if not changed:
             raise PtrTensorError(f"request {id} is {self.find(id).status}: there is nothing to take back")
@@ -202,6 +206,17 @@ class Requests:
                 "UPDATE requests SET recorded = 1 WHERE id = ? AND decided = ? AND status IN (?, 'collected')",
                 (request.id, request.decided, request.status),
             )
+
+
+def this_user() -> str:
+    """By the system's own list, not by what the environment says; in a container it may have no name."""
+    if pwd is None:
+        return getpass.getuser()
+    number = os.getuid()
+    try:
+        return str(pwd.getpwuid(number).pw_name)
+    except KeyError:
+        return f"uid {number}"
 
 
 def request_of(row: sqlite3.Row) -> Request:

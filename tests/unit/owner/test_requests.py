@@ -1,5 +1,6 @@
 """Requests for release: kept as they were asked, decided once, and handed out once, to whoever asked."""
 
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -184,6 +185,18 @@ def test_a_decision_that_changed_meanwhile_is_not_lost(requests: Requests, monke
     requests.revoke(id)
     requests.mark_recorded(approved)
     assert [one.status for one in requests.unrecorded()] == ["denied"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such numbers")
+def test_who_decided_is_known_by_his_number_and_not_by_the_environment(
+    requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "mallory")
+    ids = [file(requests) for _ in range(2)]
+    assert requests.decide(ids[0], "approved", "").decider == module.pwd.getpwuid(os.getuid()).pw_name
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # nobody has it, as in a container
+    assert requests.decide(ids[1], "denied", "").decider == "uid 2147483641"
+    requests.revoke(ids[0])
 
 
 # --- what is too much
