@@ -16,6 +16,7 @@ from ptrtensor._torch.memory import bytes_of, meta_of
 from ptrtensor.cli import app
 from ptrtensor.owner import keys
 from ptrtensor.owner.audit import Audit
+from ptrtensor.owner.decisions import record_decisions
 from ptrtensor.owner.requests import Requests
 from ptrtensor.owner.state import State
 from ptrtensor.version import __version__
@@ -348,6 +349,7 @@ def test_a_request_is_shown_with_the_value_that_would_leave(requests: Requests) 
     assert "IndexError: no" in "\n".join(done("requests", "show", failed_one))
     done("requests", "approve", value, "--answer", "well")
     assert "answer:        well" in done("requests", "show", value)
+    record_decisions(requests, lambda event, **fields: None)
     requests.collect(ALICE, value)
     assert "value:         kept no longer" in done("requests", "show", value)
 

@@ -30,6 +30,7 @@ Event = Literal[
     "denied",
     "requested",
     "approved",
+    "revoked",
     "released",
     "moved",
     "received",

@@ -28,8 +28,19 @@ CREATE TABLE IF NOT EXISTS requests (
     decided TEXT NOT NULL DEFAULT '', decider TEXT NOT NULL DEFAULT '', recorded INTEGER NOT NULL DEFAULT 0,
     value BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS decisions (
+    number INTEGER PRIMARY KEY, request TEXT NOT NULL, outcome TEXT NOT NULL,
+    decided TEXT NOT NULL, decider TEXT NOT NULL, answer TEXT NOT NULL
+);
 """
 # A name has more bits than SQLite's integers. Values come last: SQLite reads a row up to the column that is asked for.
+# A decision is kept until the audit log has its line. Before there was that table, `recorded` said whether it has.
+
+NEWLY_KEPT: Final = """
+INSERT INTO decisions (request, outcome, decided, decider, answer)
+SELECT id, CASE status WHEN 'denied' THEN 'denied' ELSE 'approved' END, decided, decider, answer
+FROM requests WHERE decided != '' AND recorded = 0 ORDER BY decided, number
+"""
 
 KIND: Final = int.from_bytes(b"ptrt")
 """By which SQLite's files are told apart."""
@@ -55,6 +66,8 @@ class State:
         if not make and not path.exists():
             raise PtrTensorError(f"there is no state {path}: name the file that `ptrtensor serve --state` keeps")
         self._lock = threading.Lock()
+        self.recording = threading.Lock()
+        """Held by who writes lines about requests: each decision once, and all in their order."""
         self._claim: int | None = None
         with self._named_errors():
             make_file(path)
@@ -92,6 +105,14 @@ class State:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA secure_delete = ON")
         self._database.executescript(TABLES)
+        self._keep_decisions()
+
+    def _keep_decisions(self) -> None:
+        """Those that the version before has written no line of."""
+        if self._database.execute("SELECT 1 FROM requests WHERE decided != '' AND recorded = 0").fetchone():
+            with self.transaction() as database:
+                database.execute(NEWLY_KEPT)
+                database.execute("UPDATE requests SET recorded = 1 WHERE decided != '' AND recorded = 0")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

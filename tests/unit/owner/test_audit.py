@@ -14,7 +14,7 @@ import pytest
 from ptrtensor import owner
 from ptrtensor.errors import AuditError
 from ptrtensor.owner.audit import BEFORE_THE_FIRST, Audit, Chain, Event, records
-from ptrtensor.owner.requests import Decision
+from ptrtensor.owner.requests import Outcome
 
 
 @pytest.fixture
@@ -180,4 +180,4 @@ def test_all_that_a_server_writes_down_is_among_the_events() -> None:
                 event = node.args[0] if node.args else None
                 if isinstance(event, ast.Constant):
                     written.add(event.value)
-    assert written | set(get_args(Decision)) == set(get_args(Event))
+    assert written | set(get_args(Outcome)) == set(get_args(Event))

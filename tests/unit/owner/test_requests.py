@@ -13,6 +13,7 @@ from desk import ALICE, CAROL
 from ptrtensor._torch.memory import bytes_of, meta_of
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.owner import requests as module
+from ptrtensor.owner.decisions import record_decisions
 from ptrtensor.owner.requests import MAX_PENDING, Requests
 from ptrtensor.owner.state import State
 from ptrtensor.transport.tls import Peer
@@ -39,6 +40,16 @@ def requests(state: State) -> Requests:
 
 def file(requests: Requests, asking: Asking = ASKING, peer: Peer = ALICE) -> str:
     return requests.file(peer, "session", asking).id
+
+
+def approve(requests: Requests, id: str) -> None:
+    """And have the line of it in the log."""
+    requests.decide(id, "approved", "")
+    note(requests)
+
+
+def note(requests: Requests) -> None:
+    record_decisions(requests, lambda event, **fields: None)
 
 
 def test_what_was_asked_is_what_the_owner_sees(requests: Requests) -> None:
@@ -76,7 +87,7 @@ def test_a_decision(requests: Requests, decision: module.Decision, said: str) ->
 
 def test_an_approved_value_is_handed_out_once(requests: Requests) -> None:
     id = file(requests)
-    requests.decide(id, "approved", "")
+    approve(requests, id)
     found = requests.collect(ALICE, id)
     assert (found.value, found.meta is not None) == (DATA, True)
     assert requests.find(id).status == "collected" and requests.find(id).value == b""
@@ -86,7 +97,7 @@ def test_an_approved_value_is_handed_out_once(requests: Requests) -> None:
 
 def test_of_many_who_collect_at_the_same_time_one_gets_it(requests: Requests, tmp_path: Path) -> None:
     id = file(requests)
-    requests.decide(id, "approved", "")
+    approve(requests, id)
     others = [State(tmp_path / "state.sqlite") for _ in range(3)]
     got: list[bytes] = []
 
@@ -117,6 +128,16 @@ def test_what_is_not_approved_is_not_handed_out(requests: Requests) -> None:
     assert requests.find(revoked).value == b""
 
 
+def test_what_has_no_line_in_the_log_yet_is_not_handed_out(requests: Requests) -> None:
+    id = file(requests)
+    requests.decide(id, "approved", "")
+    with pytest.raises(PtrTensorError, match="has not decided yet"):
+        requests.collect(ALICE, id)
+    assert requests.find(id).value == DATA
+    note(requests)
+    assert requests.collect(ALICE, id).value == DATA
+
+
 @pytest.mark.parametrize(
     "other",
     [CAROL, Peer("alice", "c" * 64, False), Peer("carol", "a" * 64, False)],
@@ -134,7 +155,7 @@ def test_nobody_else_gets_or_sees_it(requests: Requests, other: Peer) -> None:
 def test_what_cannot_be_revoked(requests: Requests) -> None:
     pending, denied, collected = (file(requests) for _ in range(3))
     requests.decide(denied, "denied", "")
-    requests.decide(collected, "approved", "")
+    approve(requests, collected)
     requests.collect(ALICE, collected)
     for id, status in (pending, "pending"), (denied, "denied"), (collected, "collected"):
         with pytest.raises(PtrTensorError, match=f"request {id} is {status}: there is nothing to take back"):
@@ -153,7 +174,8 @@ def test_lists_are_the_latest_first_and_without_values(requests: Requests) -> No
     assert [one.id for one in requests.all(pending=True)] == ids[:0:-1]
     assert [one.id for one in requests.of(ALICE)] == ids[1::-1]
     assert [one.tensor for one in requests.all()] == ["float32[2]", "a failed operation", "float32[2]"]
-    assert {one.value for one in (*requests.all(), *requests.of(ALICE), *requests.unrecorded())} == {b""}
+    assert {one.value for one in (*requests.all(), *requests.of(ALICE))} == {b""}
+    assert {one.request.value for one in requests.unrecorded()} == {b""}
 
 
 def test_a_list_is_as_long_as_a_message_can_be(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,29 +184,22 @@ def test_a_list_is_as_long_as_a_message_can_be(requests: Requests, monkeypatch: 
     assert [one.id for one in requests.of(ALICE)] == [one.id for one in requests.all()] == ids[:0:-1]
 
 
-def test_decisions_are_written_down_once(requests: Requests) -> None:
-    id = file(requests)
-    assert requests.unrecorded() == []
-    requests.decide(id, "approved", "")
-    (approved,) = requests.unrecorded()
-    requests.mark_recorded(approved)
-    assert requests.unrecorded() == []
-    requests.revoke(id)
-    (revoked,) = requests.unrecorded()
-    assert revoked.status == "denied"
-    requests.mark_recorded(revoked)
-    assert requests.unrecorded() == []
-
-
-def test_a_decision_that_changed_meanwhile_is_not_lost(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Approved, and revoked in the same second before the log was written."""
+def test_decisions_are_kept_until_they_are_written_down(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of the same second."""
     monkeypatch.setattr(module, "now", lambda: "2026-01-01T00:00:00+00:00")
     id = file(requests)
-    requests.decide(id, "approved", "")
+    assert requests.unrecorded() == []
+    requests.decide(id, "approved", "well")
     (approved,) = requests.unrecorded()
     requests.revoke(id)
     requests.mark_recorded(approved)
-    assert [one.status for one in requests.unrecorded()] == ["denied"]
+    (revoked,) = requests.unrecorded()
+    assert [(one.outcome, one.answer, one.request.id) for one in (approved, revoked)] == [
+        ("approved", "well", id),
+        ("revoked", "", id),
+    ]
+    requests.mark_recorded(revoked)
+    assert requests.unrecorded() == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such numbers")
@@ -248,7 +263,7 @@ def test_a_text_of_the_owner_that_cannot_be_kept(requests: Requests) -> None:
 
 def test_they_outlive_the_server(requests: Requests, state: State, tmp_path: Path) -> None:
     id = file(requests)
-    requests.decide(id, "approved", "")
+    approve(requests, id)
     state.close()
     again = State(tmp_path / "state.sqlite")
     assert Requests(again).collect(ALICE, id).value == DATA
@@ -262,7 +277,7 @@ def test_nothing_of_what_was_denied_or_collected_is_left_in_the_file(
         file(requests, Asking(1, ("a",), "x", meta_of(VALUE), b"SECRETLY" * 9999, "")) for _ in range(2)
     )
     requests.decide(denied, "denied", "")
-    requests.decide(collected, "approved", "")
+    approve(requests, collected)
     requests.collect(ALICE, collected)
     state.close()
     assert b"SECRETLY" not in (tmp_path / "state.sqlite").read_bytes()
