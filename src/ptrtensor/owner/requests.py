@@ -172,6 +172,7 @@ class Requests:
         request = self.find(id)
         if not changed:
             raise PtrTensorError(f"request {id} is {request.status} already")
+        self._state.wipe()
         return request
 
     def revoke(self, id: str) -> None:
@@ -190,6 +191,7 @@ class Requests:
                 keep(database, id, "revoked", decided, decider, "")
         if not changed:
             raise PtrTensorError(f"request {id} is {self.find(id).status}: there is nothing to take back")
+        self._state.wipe()
 
     def collect(self, peer: Peer, id: str) -> Request:
         """Hand it out, once, when the audit log has the line of its approval. What it holds is in the state no more.
@@ -213,6 +215,7 @@ class Requests:
             raise PtrTensorError("the owner denied it" + (f": {found.answer}" if found.answer else ""))
         if found.status == "collected":
             raise PtrTensorError("it was collected before, and can be had once")
+        self._state.wipe()
         return found
 
     @property

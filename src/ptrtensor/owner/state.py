@@ -48,6 +48,9 @@ KIND: Final = int.from_bytes(b"ptrt")
 BUSY_SECONDS: Final = 30.0
 """How long one process waits for another that writes."""
 
+WIPE_MILLISECONDS: Final = 1000
+"""How long is waited for others, to wipe out what was removed."""
+
 KEPT_DAYS: Final = 40
 
 
@@ -149,6 +152,17 @@ class State:
                     (day, client, what, float(amount)),
                 )
         return ""
+
+    def wipe(self) -> None:
+        """What was removed is still in SQLite's log, beside the file, until that is emptied. Where that cannot be done,
+        since another program reads for long, it stays until the next time.
+        """
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            self._database.execute(f"PRAGMA busy_timeout = {WIPE_MILLISECONDS}")
+            try:
+                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._database.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
 
     def forget_old(self) -> None:
         """Drop the counts of days long gone."""

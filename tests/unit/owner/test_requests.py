@@ -1,6 +1,7 @@
 """Requests for release: kept as they were asked, decided once, and handed out once, to whoever asked."""
 
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from desk import ALICE, CAROL
 from ptrtensor._torch.memory import bytes_of, meta_of
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.owner import requests as module
+from ptrtensor.owner import state as state_module
 from ptrtensor.owner.decisions import record_decisions
 from ptrtensor.owner.requests import MAX_PENDING, Requests
 from ptrtensor.owner.state import State
@@ -270,14 +272,41 @@ def test_they_outlive_the_server(requests: Requests, state: State, tmp_path: Pat
     again.close()
 
 
-def test_nothing_of_what_was_denied_or_collected_is_left_in_the_file(
-    requests: Requests, state: State, tmp_path: Path
+SECRET = Asking(1, ("a",), "x", meta_of(VALUE), b"SECRETLY" * 9999, "")
+
+
+def secrets_in(folder: Path) -> int:
+    """How often in all of SQLite's files."""
+    return sum(path.read_bytes().count(SECRET.value[:800]) for path in folder.glob("state.sqlite*"))
+
+
+def test_nothing_of_what_was_denied_revoked_or_collected_is_left_in_the_files(
+    requests: Requests, tmp_path: Path
 ) -> None:
-    denied, collected = (
-        file(requests, Asking(1, ("a",), "x", meta_of(VALUE), b"SECRETLY" * 9999, "")) for _ in range(2)
-    )
-    requests.decide(denied, "denied", "")
+    """While the server runs, and has the state open."""
+    owner = State(tmp_path / "state.sqlite", make=False)
+    denied, revoked, collected = (file(requests, SECRET) for _ in range(3))
+    assert secrets_in(tmp_path)
     approve(requests, collected)
     requests.collect(ALICE, collected)
-    state.close()
-    assert b"SECRETLY" not in (tmp_path / "state.sqlite").read_bytes()
+    Requests(owner).decide(denied, "denied", "")
+    Requests(owner).decide(revoked, "approved", "")
+    assert secrets_in(tmp_path)
+    Requests(owner).revoke(revoked)
+    assert secrets_in(tmp_path) == 0
+    owner.close()
+
+
+def test_who_reads_for_long_is_not_waited_for(
+    requests: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "WIPE_MILLISECONDS", 1)
+    kept, denied = (file(requests, SECRET) for _ in range(2))
+    reader = sqlite3.connect(tmp_path / "state.sqlite", isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT COUNT(*) FROM requests").fetchall() == [(2,)]
+    requests.decide(denied, "denied", "")
+    assert secrets_in(tmp_path)
+    reader.close()
+    requests.decide(kept, "denied", "")
+    assert secrets_in(tmp_path) == 0
