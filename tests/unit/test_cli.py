@@ -4,6 +4,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -298,6 +299,55 @@ def test_an_audit_log_is_checked_and_shown(tmp_path: Path) -> None:
     )
     path.write_text(path.read_text().replace("carol", "alice"))
     assert "line 3" in failed("audit", "verify", path)
+
+
+def audit_log(path: Path, *clients: str) -> list[str]:
+    """The last hash after each of its records."""
+    hashes = []
+    for client in clients:
+        audit = Audit(path)
+        audit.record("denied", client=client)
+        audit.close()
+        hashes.append(done("audit", "verify", path)[0].rpartition(" ")[2])
+    return hashes
+
+
+def test_a_noted_hash_shows_a_chain_that_was_made_anew(tmp_path: Path) -> None:
+    """Or emptied: it holds together by itself."""
+    path, other = tmp_path / "audit.jsonl", tmp_path / "other.jsonl"
+    first, last = audit_log(path, "alice", "carol")
+    for noted, number in (first, 0), (last, 1), (last.upper(), 1):
+        (line,) = done("audit", "verify", path, "--noted", noted)
+        assert line.endswith(f"2 records, last {last}; the noted hash is that of record {number}")
+    assert done("audit", "verify", path, "--noted", "0" * 64)[0].endswith("is that before the first record")
+    audit_log(other, "alice", "dora")
+    for content, count in (b"", 0), (other.read_bytes(), 2), (path.read_bytes().splitlines(keepends=True)[0], 1):
+        path.write_bytes(content)
+        done("audit", "verify", path)
+        said = failed("audit", "verify", path, "--noted", last)
+        assert said.startswith(f"{path} holds together by itself, but none of its {count} records has the noted hash")
+    for text in "", "1f", last + "0", "x" * 64:
+        assert "--noted takes a hash as `audit verify` prints it" in failed("audit", "verify", path, "--noted", text)
+
+
+def test_records_are_shown_since_a_time_as_the_log_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit_log(path, "alice", "carol")
+    first, second = (line.split()[1] for line in done("audit", "show", path))
+    assert len(done("audit", "show", path, "--since", first)) == 2
+    assert len(done("audit", "show", path, "--since", second)) == 1
+    later = datetime.fromisoformat(second).astimezone(timezone(timedelta(hours=5))) + timedelta(microseconds=1)
+    assert done("audit", "show", path, "--since", later.isoformat(timespec="microseconds")) == []
+    assert len(done("audit", "show", path, "--since", second.removesuffix("+00:00"))) == 1
+
+
+def test_a_log_of_somebody_else_does_nothing_to_a_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit = Audit(path)
+    audit.record("\x1b[2J", **{"\x1b[1m": "\n"})
+    audit.close()
+    (line,) = done("audit", "show", path)
+    assert line.isprintable() and "\\x1b[2J" in line and "\\x1b[1m=\\n" in line
 
 
 # --- requests

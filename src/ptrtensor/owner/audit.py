@@ -1,7 +1,8 @@
 """The audit log: lines of JSON that are only ever added, each bound to the one before, so that a change shows.
 
 A line's `hash` is SHA-256 over the hash of the line before and over the line without its hash, as it is written. The
-first line is bound to 64 zeros. What is cut off at the end does not show by itself: note the last hash elsewhere.
+first line is bound to 64 zeros. What is cut off at the end does not show by itself, nor a chain that was made anew from
+its first line on: note the last hash elsewhere.
 """
 
 import datetime
@@ -43,6 +44,9 @@ Event = Literal[
 HASHED: Final = b',"hash":"'
 END: Final = b'"}\n'
 
+MAX_LINE_BYTES: Final = 128 * 1024**2
+"""More than any record has; what is longer is not read into memory."""
+
 
 class Audit:
     """One log, written by one process.
@@ -79,6 +83,8 @@ class Audit:
             body = msgspec.json.encode(line, enc_hook=str)[:-1]
             digest = digest_of(self._chain.last, body)
             written = body + HASHED + digest.encode() + END
+            if len(written) > MAX_LINE_BYTES:
+                raise AuditError(f"the audit log {self.path} takes no line of {len(written)} bytes")
             try:
                 size = os.fstat(self._file).st_size
                 if os.write(self._file, written) < len(written):
@@ -111,7 +117,7 @@ def records(path: Path, chain: Chain | None = None) -> Iterator[Fields]:
     chain = Chain() if chain is None else chain
     try:
         with path.open("rb") as file:
-            for line in file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
                 yield checked(line, chain, path)
     except OSError as error:
         raise AuditError(f"the audit log {path} cannot be read: {error.strerror}") from error
@@ -119,18 +125,61 @@ def records(path: Path, chain: Chain | None = None) -> Iterator[Fields]:
 
 def checked(line: bytes, chain: Chain, path: Path) -> Fields:
     where = f"line {chain.count + 1} of {path}"
-    if not line.endswith(END):
-        raise AuditError(f"{where} is cut off: the log does not hold from there on")
+    if damage := damage_of(line):
+        raise AuditError(f"{where} {damage}: the log does not hold from there on")
     body, mark, digest = line.removesuffix(END).rpartition(HASHED)
     if not mark or digest.decode(errors="replace") != digest_of(chain.last, body):
         raise AuditError(f"{where} was altered, or a line before it was removed: the log does not hold from there on")
-    try:
-        record = msgspec.json.decode(body + b"}", type=dict[str, object])
-    except msgspec.DecodeError as error:
-        raise AuditError(f"{where} is no JSON: {error}") from error
+    record = record_of(body, where)
+    if record["number"] != chain.count:
+        raise AuditError(
+            f"{where} has the number {record['number']} and not {chain.count}: its hash fits, so records were left out "
+            "or added by somebody who made the hashes anew"
+        )
     chain.count += 1
     chain.last = digest.decode()
     return record
+
+
+def damage_of(line: bytes) -> str:
+    """What happened to a line as a whole, by an editor for instance; empty where it has its end."""
+    if len(line) > MAX_LINE_BYTES:
+        return f"is longer than {MAX_LINE_BYTES} bytes, and of no audit log"
+    if not line.strip():
+        return "is blank; no server writes such a line, but an editor may"
+    if line.endswith(b"\r\n"):
+        return "ends with CR and LF, as an editor or a transfer of text files makes it"
+    return "" if line.endswith(END) else "is cut off"
+
+
+def record_of(body: bytes, where: str) -> Fields:
+    """What every record has, it has.
+
+    :raises AuditError: no server wrote it, though the hash fits.
+    """
+    try:
+        record = msgspec.json.decode(body + b"}", type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise AuditError(f"{where} is no JSON: {error}") from error
+    try:
+        moment_of(record)
+        has_all = type(record.get("number")) is int and isinstance(record.get("event"), str)
+    except ValueError:
+        has_all = False
+    if not has_all:
+        raise AuditError(f"{where} lacks a number, time or event: its hash fits, but no server wrote it")
+    return record
+
+
+def moment_of(record: Fields) -> datetime.datetime:
+    """When it was.
+
+    :raises ValueError: it does not say.
+    """
+    moment = datetime.datetime.fromisoformat(str(record.get("time")))
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} may be anywhere")
+    return moment
 
 
 def take(file: int, path: Path) -> None:
