@@ -1,6 +1,7 @@
 """The commands: what they do, and what went wrong in one line."""
 
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -240,6 +241,8 @@ def test_an_authority_does_not_serve(ready: list[object], in_directory: Path) ->
         ),
         (lambda: None, ["--state", "nowhere/s"], "the state nowhere/s cannot be used"),
         (lambda: Path("a").write_text("{}\n"), ["--audit", "a"], "line 1 of a is cut off"),
+        (lambda: None, ["--audit", "/dev/null"], "the audit log /dev/null cannot be written: it is no regular file"),
+        (lambda: None, ["--state", "/dev/null"], "the state /dev/null cannot be used: it is no regular file"),
         (lambda: Path("x.csv").write_text("1,2\n3\n"), ["--data", "x.csv"], "line 2 has 1 cells instead of 2"),
         (lambda: Path("x.txt").write_text(""), ["--data", "x.txt"], "readable are .safetensors, .npy"),
         (lambda: Path("empty").mkdir(), ["--data", "empty"], "has no file of these"),
@@ -251,6 +254,28 @@ def test_what_cannot_be_served(
 ) -> None:
     prepare()
     assert message in failed(*ready, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "audit", "state"),
+    [
+        (lambda: None, "x", "x"),
+        (lambda: None, "bob/../x", "x"),
+        (lambda: Path("x").symlink_to("y"), "x", "y"),
+        (lambda: Path("x").symlink_to("y"), "y", "x"),
+        (lambda: os.link(Path("bob/bob.pem"), "y"), "bob/bob.pem", "y"),
+        (lambda: None, "x-wal", "x"),
+        (lambda: None, "x.lock", "x"),
+    ],
+    ids=["same", "by another way", "log by a link", "state by a link", "two names", "SQLite's log", "lock"],
+)
+def test_one_file_is_not_state_and_log(
+    ready: list[object], prepare: Callable[[], object], audit: str, state: str
+) -> None:
+    prepare()
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    assert "are one file, or the log is one that belongs to" in failed(*ready, "--audit", audit, "--state", state)
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
 def test_an_npz_file_that_was_cut(ready: list[object]) -> None:

@@ -58,6 +58,8 @@ class Audit:
         self.path = path
         self._lock = threading.Lock()
         self._chain = Chain()
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise AuditError(f"the audit log {path} cannot be written: it is no regular file, so nothing would be kept")
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:

@@ -45,6 +45,10 @@ FROM requests WHERE decided != '' AND recorded = 0 ORDER BY decided, number
 KIND: Final = int.from_bytes(b"ptrt")
 """By which SQLite's files are told apart."""
 
+LOCKED: Final = ".lock"
+BESIDE: Final = ("-wal", "-shm", "-journal", LOCKED)
+"""What the files end in that are kept beside it."""
+
 BUSY_SECONDS: Final = 30.0
 """How long one process waits for another that writes."""
 
@@ -199,8 +203,7 @@ def make_file(path: Path) -> None:
 
 def lock_file(path: Path) -> Path:
     """Beside the state, and the same by whatever link it is named; it stays when the server has ended."""
-    real = Path(os.path.realpath(path))
-    return real.with_name(f"{real.name}.lock")
+    return Path(os.path.realpath(path) + LOCKED)
 
 
 def used(database: sqlite3.Connection, day: str, client: str, what: str) -> float:

@@ -181,6 +181,14 @@ def test_a_folder_is_no_log(tmp_path: Path) -> None:
         list(records(tmp_path / "none"))
 
 
+def test_what_keeps_nothing_is_no_log(tmp_path: Path) -> None:
+    """Nor is waited for somebody who reads it."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in Path(os.devnull), tmp_path / "pipe":
+        with pytest.raises(AuditError, match=f"the audit log {path} cannot be written: it is no regular file"):
+            Audit(path)
+
+
 @pytest.mark.parametrize("taken", [None, 0, 10])
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int | None) -> None:
     """Nothing written, or a part, which does not stay; with room again a server goes on."""
