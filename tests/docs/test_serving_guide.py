@@ -45,7 +45,7 @@ VARYING = [
     (r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", "TIME"),
     (r"\b[0-9a-f]{8}\b", "NUMBER"),
     (r"(?<=\w:)\d+\b(?=[ ,)])", "ID"),
-    (r"decider=\w+", "decider=WHO"),
+    (r"decider=(uid )?\w+", "decider=WHO"),
     (r"object=\d+", "object=NAME"),
     (r"^ *\d+  TIME", "TIME"),
     (r"tensor\([\d.e-]+\)", "tensor(VALUE)"),

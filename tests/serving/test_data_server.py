@@ -51,7 +51,7 @@ def serving(folder: Path, audit: str, **options: Any) -> Iterator[pt.DataServer]
         identity=folder / "bob",
         trust=folder / "trusted",
         policy=folder / "policy.toml",
-        state=folder / "state.sqlite",
+        state=folder / f"{audit}.sqlite",
         audit=folder / audit,
         threads=1,
         **options,
@@ -228,6 +228,16 @@ def test_what_cannot_be_served(
     with pytest.raises(pt.PtrTensorError, match=said):
         pt.DataServer(**given)
     assert not list(tmp_path.glob("ptrtensor-*"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such locks")
+def test_two_servers_do_not_share_a_state(server: pt.DataServer, folder: Path) -> None:
+    """What was approved at one would be handed out at the other."""
+    given: dict[str, Any] = {"identity": folder / "bob", "trust": folder / "trusted"}
+    state = folder / "audit.jsonl.sqlite"
+    with pytest.raises(pt.PtrTensorError, match=f"the state {state} is another server's"):
+        pt.DataServer("127.0.0.1:0", id="bob2", state=state, **given)
+    pt.DataServer("127.0.0.1:0", id="bob2", state=folder / "other.sqlite", **given).close()
 
 
 def run(code: str, folder: Path, **environment: str) -> str:

@@ -1,9 +1,11 @@
 """The commands: what they do, and what went wrong in one line."""
 
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from ptrtensor._torch.memory import bytes_of, meta_of
 from ptrtensor.cli import app
 from ptrtensor.owner import keys
 from ptrtensor.owner.audit import Audit
+from ptrtensor.owner.decisions import record_decisions
 from ptrtensor.owner.requests import Requests
 from ptrtensor.owner.state import State
 from ptrtensor.version import __version__
@@ -230,7 +233,7 @@ def test_an_authority_does_not_serve(ready: list[object], in_directory: Path) ->
         (lambda: None, ["--max-memory", "8 GB"], "--max-memory: a size is a number of bytes"),
         (lambda: None, ["--max-memory", "99999999TiB"], "--max-memory: a size of 99999999TiB is more than"),
         (lambda: None, ["--max-memory", ""], "--max-memory: a size is a number of bytes"),
-        (lambda: Path("s").mkdir(), ["--state", "s"], "the state s cannot be used: [Errno 21] Is a directory"),
+        (lambda: Path("s").mkdir(), ["--state", "s"], "the state s cannot be used: it is no regular file"),
         (
             lambda: Path("s").write_text("x" * 999),
             ["--state", "s"],
@@ -238,6 +241,8 @@ def test_an_authority_does_not_serve(ready: list[object], in_directory: Path) ->
         ),
         (lambda: None, ["--state", "nowhere/s"], "the state nowhere/s cannot be used"),
         (lambda: Path("a").write_text("{}\n"), ["--audit", "a"], "line 1 of a is cut off"),
+        (lambda: None, ["--audit", "/dev/null"], "the audit log /dev/null cannot be written: it is no regular file"),
+        (lambda: None, ["--state", "/dev/null"], "the state /dev/null cannot be used: it is no regular file"),
         (lambda: Path("x.csv").write_text("1,2\n3\n"), ["--data", "x.csv"], "line 2 has 1 cells instead of 2"),
         (lambda: Path("x.txt").write_text(""), ["--data", "x.txt"], "readable are .safetensors, .npy"),
         (lambda: Path("empty").mkdir(), ["--data", "empty"], "has no file of these"),
@@ -249,6 +254,28 @@ def test_what_cannot_be_served(
 ) -> None:
     prepare()
     assert message in failed(*ready, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "audit", "state"),
+    [
+        (lambda: None, "x", "x"),
+        (lambda: None, "bob/../x", "x"),
+        (lambda: Path("x").symlink_to("y"), "x", "y"),
+        (lambda: Path("x").symlink_to("y"), "y", "x"),
+        (lambda: os.link(Path("bob/bob.pem"), "y"), "bob/bob.pem", "y"),
+        (lambda: None, "x-wal", "x"),
+        (lambda: None, "x.lock", "x"),
+    ],
+    ids=["same", "by another way", "log by a link", "state by a link", "two names", "SQLite's log", "lock"],
+)
+def test_one_file_is_not_state_and_log(
+    ready: list[object], prepare: Callable[[], object], audit: str, state: str
+) -> None:
+    prepare()
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    assert "are one file, or the log is one that belongs to" in failed(*ready, "--audit", audit, "--state", state)
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
 def test_an_npz_file_that_was_cut(ready: list[object]) -> None:
@@ -297,6 +324,55 @@ def test_an_audit_log_is_checked_and_shown(tmp_path: Path) -> None:
     )
     path.write_text(path.read_text().replace("carol", "alice"))
     assert "line 3" in failed("audit", "verify", path)
+
+
+def audit_log(path: Path, *clients: str) -> list[str]:
+    """The last hash after each of its records."""
+    hashes = []
+    for client in clients:
+        audit = Audit(path)
+        audit.record("denied", client=client)
+        audit.close()
+        hashes.append(done("audit", "verify", path)[0].rpartition(" ")[2])
+    return hashes
+
+
+def test_a_noted_hash_shows_a_chain_that_was_made_anew(tmp_path: Path) -> None:
+    """Or emptied: it holds together by itself."""
+    path, other = tmp_path / "audit.jsonl", tmp_path / "other.jsonl"
+    first, last = audit_log(path, "alice", "carol")
+    for noted, number in (first, 0), (last, 1), (last.upper(), 1):
+        (line,) = done("audit", "verify", path, "--noted", noted)
+        assert line.endswith(f"2 records, last {last}; the noted hash is that of record {number}")
+    assert done("audit", "verify", path, "--noted", "0" * 64)[0].endswith("is that before the first record")
+    audit_log(other, "alice", "dora")
+    for content, count in (b"", 0), (other.read_bytes(), 2), (path.read_bytes().splitlines(keepends=True)[0], 1):
+        path.write_bytes(content)
+        done("audit", "verify", path)
+        said = failed("audit", "verify", path, "--noted", last)
+        assert said.startswith(f"{path} holds together by itself, but none of its {count} records has the noted hash")
+    for text in "", "1f", last + "0", "x" * 64:
+        assert "--noted takes a hash as `audit verify` prints it" in failed("audit", "verify", path, "--noted", text)
+
+
+def test_records_are_shown_since_a_time_as_the_log_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit_log(path, "alice", "carol")
+    first, second = (line.split()[1] for line in done("audit", "show", path))
+    assert len(done("audit", "show", path, "--since", first)) == 2
+    assert len(done("audit", "show", path, "--since", second)) == 1
+    later = datetime.fromisoformat(second).astimezone(timezone(timedelta(hours=5))) + timedelta(microseconds=1)
+    assert done("audit", "show", path, "--since", later.isoformat(timespec="microseconds")) == []
+    assert len(done("audit", "show", path, "--since", second.removesuffix("+00:00"))) == 1
+
+
+def test_a_log_of_somebody_else_does_nothing_to_a_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit = Audit(path)
+    audit.record("\x1b[2J", **{"\x1b[1m": "\n"})
+    audit.close()
+    (line,) = done("audit", "show", path)
+    assert line.isprintable() and "\\x1b[2J" in line and "\\x1b[1m=\\n" in line
 
 
 # --- requests
@@ -348,6 +424,7 @@ def test_a_request_is_shown_with_the_value_that_would_leave(requests: Requests) 
     assert "IndexError: no" in "\n".join(done("requests", "show", failed_one))
     done("requests", "approve", value, "--answer", "well")
     assert "answer:        well" in done("requests", "show", value)
+    record_decisions(requests, lambda event, **fields: None)
     requests.collect(ALICE, value)
     assert "value:         kept no longer" in done("requests", "show", value)
 

@@ -1,24 +1,22 @@
 """The audit log: lines of JSON that are only ever added, each bound to the one before, so that a change shows.
 
 A line's `hash` is SHA-256 over the hash of the line before and over the line without its hash, as it is written. The
-first line is bound to 64 zeros. What is cut off at the end does not show by itself: note the last hash elsewhere.
+first line is bound to 64 zeros. What is cut off at the end does not show by itself, nor a chain that was made anew from
+its first line on: note the last hash elsewhere.
 """
 
-import contextlib
 import datetime
 import hashlib
-import importlib
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from ptrtensor.errors import AuditError
-
-fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None  # Windows has none
+from ptrtensor.owner.claims import claimed, released
 
 BEFORE_THE_FIRST: Final = "0" * 64
 
@@ -33,6 +31,7 @@ Event = Literal[
     "denied",
     "requested",
     "approved",
+    "revoked",
     "released",
     "moved",
     "received",
@@ -44,6 +43,9 @@ Event = Literal[
 
 HASHED: Final = b',"hash":"'
 END: Final = b'"}\n'
+
+MAX_LINE_BYTES: Final = 128 * 1024**2
+"""More than any record has; what is longer is not read into memory."""
 
 
 class AuditClosedError(AuditError):
@@ -63,6 +65,8 @@ class Audit:
         self._is_closed = False
         self._lock = threading.Lock()
         self._chain = Chain()
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise AuditError(f"the audit log {path} cannot be written: it is no regular file, so nothing would be kept")
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
@@ -72,7 +76,7 @@ class Audit:
             for _ in records(path, self._chain):
                 pass
         except BaseException as error:
-            give_up(self._file)
+            released(self._file)
             if isinstance(error, AuditError):
                 error.add_note("Keep the log as it is, and name another file with --audit.")
             raise
@@ -91,6 +95,8 @@ class Audit:
             body = msgspec.json.encode(line, enc_hook=str)[:-1]
             digest = digest_of(self._chain.last, body)
             written = body + HASHED + digest.encode() + END
+            if len(written) > MAX_LINE_BYTES:
+                raise AuditError(f"the audit log {self.path} takes no line of {len(written)} bytes")
             try:
                 size = self._size()
                 if os.write(self._file, written) < len(written):
@@ -122,7 +128,7 @@ class Audit:
                 os.fsync(self._file)
             finally:
                 if os.getpid() == self._process:
-                    give_up(self._file)
+                    released(self._file)
                 else:
                     os.close(self._file)  # in a forked child the lock is the parent's
 
@@ -143,7 +149,7 @@ def records(path: Path, chain: Chain | None = None) -> Iterator[Fields]:
     chain = Chain() if chain is None else chain
     try:
         with path.open("rb") as file:
-            for line in file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
                 yield checked(line, chain, path)
     except OSError as error:
         raise AuditError(f"the audit log {path} cannot be read: {error.strerror}") from error
@@ -151,18 +157,61 @@ def records(path: Path, chain: Chain | None = None) -> Iterator[Fields]:
 
 def checked(line: bytes, chain: Chain, path: Path) -> Fields:
     where = f"line {chain.count + 1} of {path}"
-    if not line.endswith(END):
-        raise AuditError(f"{where} is cut off: the log does not hold from there on")
+    if damage := damage_of(line):
+        raise AuditError(f"{where} {damage}: the log does not hold from there on")
     body, mark, digest = line.removesuffix(END).rpartition(HASHED)
     if not mark or digest.decode(errors="replace") != digest_of(chain.last, body):
         raise AuditError(f"{where} was altered, or a line before it was removed: the log does not hold from there on")
-    try:
-        record = msgspec.json.decode(body + b"}", type=dict[str, object])
-    except msgspec.DecodeError as error:
-        raise AuditError(f"{where} is no JSON: {error}") from error
+    record = record_of(body, where)
+    if record["number"] != chain.count:
+        raise AuditError(
+            f"{where} has the number {record['number']} and not {chain.count}: its hash fits, so records were left out "
+            "or added by somebody who made the hashes anew"
+        )
     chain.count += 1
     chain.last = digest.decode()
     return record
+
+
+def damage_of(line: bytes) -> str:
+    """What happened to a line as a whole, by an editor for instance; empty where it has its end."""
+    if len(line) > MAX_LINE_BYTES:
+        return f"is longer than {MAX_LINE_BYTES} bytes, and of no audit log"
+    if not line.strip():
+        return "is blank; no server writes such a line, but an editor may"
+    if line.endswith(b"\r\n"):
+        return "ends with CR and LF, as an editor or a transfer of text files makes it"
+    return "" if line.endswith(END) else "is cut off"
+
+
+def record_of(body: bytes, where: str) -> Fields:
+    """What every record has, it has.
+
+    :raises AuditError: no server wrote it, though the hash fits.
+    """
+    try:
+        record = msgspec.json.decode(body + b"}", type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise AuditError(f"{where} is no JSON: {error}") from error
+    try:
+        moment_of(record)
+        has_all = type(record.get("number")) is int and isinstance(record.get("event"), str)
+    except ValueError:
+        has_all = False
+    if not has_all:
+        raise AuditError(f"{where} lacks a number, time or event: its hash fits, but no server wrote it")
+    return record
+
+
+def moment_of(record: Fields) -> datetime.datetime:
+    """When it was.
+
+    :raises ValueError: it does not say.
+    """
+    moment = datetime.datetime.fromisoformat(str(record.get("time")))
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} may be anywhere")
+    return moment
 
 
 def take(file: int, path: Path) -> None:
@@ -170,22 +219,8 @@ def take(file: int, path: Path) -> None:
 
     :raises AuditError: another process has it.
     """
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise AuditError(f"the audit log {path} is written by another server: each needs one of its own") from error
-    except OSError:
-        pass  # a file system that knows no locks
-
-
-def give_up(file: int) -> None:
-    """Close it, and let others take it: a child that was forked has it open too, and would hold the lock."""
-    if fcntl is not None:
-        with contextlib.suppress(OSError):  # a file system that knows no locks
-            fcntl.flock(file, fcntl.LOCK_UN)
-    os.close(file)
+    if not claimed(file):
+        raise AuditError(f"the audit log {path} is written by another server: each needs one of its own")
 
 
 def digest_of(previous: str, body: bytes) -> str:

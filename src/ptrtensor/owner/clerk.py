@@ -10,6 +10,7 @@ from typing import Final, assert_never
 
 from ptrtensor.errors import AuditError, PtrTensorError
 from ptrtensor.owner.allowance import NOT_WRITTEN, Allowance
+from ptrtensor.owner.decisions import record_decisions
 from ptrtensor.owner.policy import Policy, Rule
 from ptrtensor.owner.requests import Request, Requests
 from ptrtensor.owner.sealing import Content, Sealer
@@ -237,20 +238,22 @@ class Clerk:
         if never or not asking.labels:
             self._denials.add(asking.denial.kind, asking.denial)
             raise PtrTensorError(f"{self._closed(rules, never)} may not be read, nor asked for")
-        request = self._kept.file(self._peer, self._session, asking)
-        self._note(
-            "requested",
-            request=request.id,
-            object=asking.name,
-            objects=asking.labels,
-            operation=asking.operation,
-            tensor=request.tensor,
-            bytes=len(asking.value),
-            reason=asking.reason,
-        )
+        with self._kept.recording:  # no decision has its line before
+            request = self._kept.file(self._peer, self._session, asking)
+            self._note(
+                "requested",
+                request=request.id,
+                object=asking.name,
+                objects=asking.labels,
+                operation=asking.operation,
+                tensor=request.tensor,
+                bytes=len(asking.value),
+                reason=asking.reason,
+            )
         return request
 
     def _collect(self, id: str) -> Collected:
+        record_decisions(self._kept, self._record)
         request = self._kept.collect(self._peer, id)
         self._note(
             "released",

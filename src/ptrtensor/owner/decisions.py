@@ -18,23 +18,34 @@ def note_decisions(requests: Requests, write_down: Callable[..., None], stopping
     """Until the server stops; `write_down` adds a line to the audit log."""
     while True:
         try:
-            for request in requests.unrecorded():
-                write_down(
-                    request.status if request.status != "collected" else "approved",
-                    request=request.id,
-                    session=request.session,
-                    client=request.client,
-                    object=request.object,
-                    objects=request.labels,
-                    operation=request.operation,
-                    tensor=request.tensor,
-                    bytes=request.size,
-                    decider=request.decider,
-                    decided=request.decided,
-                    answer=request.answer,
-                )
-                requests.mark_recorded(request)
+            record_decisions(requests, write_down)
         except PtrTensorError as error:
             log.error("the owner's decisions cannot be read", extra={"reason": str(error)})
         if stopping.wait(LOOK_SECONDS):
             return
+
+
+def record_decisions(requests: Requests, write_down: Callable[..., None]) -> None:
+    """All that have no line yet, in their order.
+
+    :raises PtrTensorError: they cannot be read.
+    :raises AuditError: from `write_down`, if it cannot.
+    """
+    with requests.recording:
+        for decided in requests.unrecorded():
+            request = decided.request
+            write_down(
+                decided.outcome,
+                request=request.id,
+                session=request.session,
+                client=request.client,
+                object=request.object,
+                objects=request.labels,
+                operation=request.operation,
+                tensor=request.tensor,
+                bytes=request.size,
+                decider=decided.decider,
+                decided=decided.decided,
+                answer=decided.answer,
+            )
+            requests.mark_recorded(decided)

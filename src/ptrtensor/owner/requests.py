@@ -5,11 +5,14 @@ does to the object afterwards, and whether its session or the server still lives
 """
 
 import getpass
+import importlib
 import json
+import os
 import secrets
 import sqlite3
+import threading
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -21,12 +24,15 @@ from ptrtensor.wire.limits import MAX_REASON_CHARACTERS, MAX_RELEASE_BYTES
 from ptrtensor.wire.messages import Release, Status
 from ptrtensor.wire.metadata import TensorMeta
 
+pwd: Any = importlib.import_module("pwd") if os.name == "posix" else None  # Windows has none
+
 MAX_PENDING: Final = 100
 """Of one client, so that nobody buries the owner or fills the disk."""
 
 MAX_LISTED: Final = 1000
 
 Decision = Literal["approved", "denied"]
+Outcome = Literal[Decision, "revoked"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,18 @@ class Request:
     def release(self) -> Release:
         """What its client may know: whether there is a value, and its shape, are private until it is collected."""
         return Release(self.id, self.status, self.reason, self.asked, self.answer)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision that the audit log has no line of yet, and what it is about, as that is now."""
+
+    number: int
+    outcome: Outcome
+    decided: str
+    decider: str
+    answer: str
+    request: Request
 
 
 COLUMNS: Final = ", ".join("x'' AS value" if name == "value" else name for name in Request.__dataclass_fields__)
@@ -142,15 +160,19 @@ class Requests:
 
         :raises PtrTensorError: there is no such request, or it was decided before.
         """
+        decided, decider = now(), this_user()
         with self._state.transaction() as database:
             changed = database.execute(
-                "UPDATE requests SET status = ?, answer = ?, decided = ?, decider = ?,"
+                "UPDATE requests SET status = ?, answer = ?, decided = ?, decider = ?, recorded = 1,"
                 " value = CASE ? WHEN 'denied' THEN x'' ELSE value END WHERE id = ? AND status = 'pending'",
-                (decision, answer, now(), getpass.getuser(), decision, id),
+                (decision, answer, decided, decider, decision, id),
             ).rowcount
+            if changed:
+                keep(database, id, decision, decided, decider, answer)
         request = self.find(id)
         if not changed:
             raise PtrTensorError(f"request {id} is {request.status} already")
+        self._state.wipe()
         return request
 
     def revoke(self, id: str) -> None:
@@ -158,17 +180,21 @@ class Requests:
 
         :raises PtrTensorError: there is no such request, or it is not approved.
         """
+        decided, decider = now(), this_user()
         with self._state.transaction() as database:
             changed = database.execute(
-                "UPDATE requests SET status = 'denied', value = x'', decided = ?, decider = ?, recorded = 0"
+                "UPDATE requests SET status = 'denied', value = x'', decided = ?, decider = ?, recorded = 1"
                 " WHERE id = ? AND status = 'approved'",
-                (now(), getpass.getuser(), id),
+                (decided, decider, id),
             ).rowcount
+            if changed:
+                keep(database, id, "revoked", decided, decider, "")
         if not changed:
             raise PtrTensorError(f"request {id} is {self.find(id).status}: there is nothing to take back")
+        self._state.wipe()
 
     def collect(self, peer: Peer, id: str) -> Request:
-        """Hand it out, once. What it holds is in the state no more.
+        """Hand it out, once, when the audit log has the line of its approval. What it holds is in the state no more.
 
         :raises PtrTensorError: it is not this client's, not approved, or was collected before.
         """
@@ -180,28 +206,56 @@ class Requests:
             if row is None:
                 raise PtrTensorError("there is no such request of yours")
             found = request_of(row)
-            if found.status == "approved":
+            unrecorded = database.execute("SELECT 1 FROM decisions WHERE request = ?", (id,)).fetchone() is not None
+            if found.status == "approved" and not unrecorded:
                 database.execute("UPDATE requests SET status = 'collected', value = x'' WHERE id = ?", (id,))
-        if found.status == "pending":
+        if found.status == "pending" or (found.status == "approved" and unrecorded):
             raise PtrTensorError("the owner has not decided yet")
         if found.status == "denied":
             raise PtrTensorError("the owner denied it" + (f": {found.answer}" if found.answer else ""))
         if found.status == "collected":
             raise PtrTensorError("it was collected before, and can be had once")
+        self._state.wipe()
         return found
 
-    def unrecorded(self) -> list[Request]:
-        """Decisions that the audit log has no line of yet."""
-        with self._state.transaction() as database:
-            rows = database.execute(f"{LISTED} WHERE decided != '' AND recorded = 0").fetchall()
-        return [request_of(row) for row in rows]
+    @property
+    def recording(self) -> threading.Lock:
+        """Held by who writes lines about them."""
+        return self._state.recording
 
-    def mark_recorded(self, request: Request) -> None:
+    def unrecorded(self) -> list[Decided]:
+        """Decisions that the audit log has no line of yet, in their order."""
         with self._state.transaction() as database:
-            database.execute(
-                "UPDATE requests SET recorded = 1 WHERE id = ? AND decided = ? AND status IN (?, 'collected')",
-                (request.id, request.decided, request.status),
-            )
+            rows = database.execute(
+                "SELECT decisions.* FROM decisions JOIN requests ON id = request ORDER BY decisions.number"
+            ).fetchall()
+            about = [database.execute(f"{LISTED} WHERE id = ?", (row["request"],)).fetchone() for row in rows]
+        return [
+            Decided(**{**dict(row), "request": request_of(request)}) for row, request in zip(rows, about, strict=True)
+        ]
+
+    def mark_recorded(self, decided: Decided) -> None:
+        with self._state.transaction() as database:
+            database.execute("DELETE FROM decisions WHERE number = ?", (decided.number,))
+
+
+def keep(database: sqlite3.Connection, id: str, outcome: Outcome, decided: str, decider: str, answer: str) -> None:
+    """Until it has a line in the audit log."""
+    database.execute(
+        "INSERT INTO decisions (request, outcome, decided, decider, answer) VALUES (?, ?, ?, ?, ?)",
+        (id, outcome, decided, decider, answer),
+    )
+
+
+def this_user() -> str:
+    """By the system's own list, not by what the environment says; in a container it may have no name."""
+    if pwd is None:
+        return getpass.getuser()
+    number = os.getuid()
+    try:
+        return str(pwd.getpwuid(number).pw_name)
+    except KeyError:
+        return f"uid {number}"
 
 
 def request_of(row: sqlite3.Row) -> Request:

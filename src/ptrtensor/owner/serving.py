@@ -2,13 +2,14 @@
 
 import contextlib
 import hashlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptrtensor.errors import IdentityError
+from ptrtensor.errors import IdentityError, PtrTensorError
 from ptrtensor.owner import keys
 from ptrtensor.owner.audit import Audit
 from ptrtensor.owner.datasets import Datasets
@@ -16,7 +17,7 @@ from ptrtensor.owner.hosted_session import Patience
 from ptrtensor.owner.options import Options
 from ptrtensor.owner.policy import Policy, read_policy
 from ptrtensor.owner.server import Limits, Server
-from ptrtensor.owner.state import State
+from ptrtensor.owner.state import BESIDE, State
 from ptrtensor.transport.addresses import format_address, parse_address
 from ptrtensor.transport.tls import Credentials
 from ptrtensor.worker.listener import check_device, network_listener
@@ -51,6 +52,7 @@ def prepared(options: Options) -> Iterator[Prepared]:
         raise IdentityError(
             f"{options.identity} is an authority: it signs for others and does not serve. Make another identity"
         )
+    check_apart(options.audit, options.state)
     address = parse_address(options.listen, lowest_port=0)
     check_device(options.compute_device)
     policy, digest = Policy(), ""
@@ -63,6 +65,7 @@ def prepared(options: Options) -> Iterator[Prepared]:
         audit_log(options.audit) as audit,
         contextlib.closing(State(options.state)) as state,
     ):
+        state.claim()
         state.forget_old()
         for path in options.data:
             datasets.add(path)
@@ -89,6 +92,22 @@ def prepared(options: Options) -> Iterator[Prepared]:
                 server.stop("the worker was stopped by its owner")
 
         yield Prepared(datasets, policy, listener, serving)
+
+
+def check_apart(audit: Path | None, state: Path) -> None:
+    """Before either is written to.
+
+    :raises PtrTensorError: they are one file, or one is beside the other for SQLite.
+    """
+    if audit is None:
+        return
+    taken = [os.path.realpath(state) + ending for ending in ("", *BESIDE)]
+    linked = os.path.exists(audit) and any(os.path.exists(file) and os.path.samefile(file, audit) for file in taken)
+    if linked or os.path.realpath(audit) in taken:
+        raise PtrTensorError(
+            f"the audit log {audit} and the state {state} are one file, or the log is one that belongs to the state: "
+            "name another with --audit or --state"
+        )
 
 
 @contextmanager

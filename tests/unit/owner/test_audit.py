@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -14,8 +15,19 @@ import pytest
 
 from ptrtensor import owner
 from ptrtensor.errors import AuditError
-from ptrtensor.owner.audit import BEFORE_THE_FIRST, Audit, AuditClosedError, Chain, Event, records
-from ptrtensor.owner.requests import Decision
+from ptrtensor.owner import audit as module
+from ptrtensor.owner.audit import (
+    BEFORE_THE_FIRST,
+    END,
+    HASHED,
+    Audit,
+    AuditClosedError,
+    Chain,
+    Event,
+    digest_of,
+    records,
+)
+from ptrtensor.owner.requests import Outcome
 
 
 @pytest.fixture
@@ -86,6 +98,78 @@ def test_the_last_hash_tells_logs_apart_that_differ_in_their_end(log: Path) -> N
     assert (whole.count, part.count) == (5, 4) and whole.last != part.last != BEFORE_THE_FIRST
 
 
+# --- damage that has a name, and lines that nobody's server wrote
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda content: content + b"\n", "line 6 of .* is blank; no server writes such a line, but an editor may"),
+        (lambda content: content + b"\r\n", "line 6 of .* is blank"),
+        (lambda content: content + b"  ", "line 6 of .* is blank"),
+        (lambda content: content.replace(b"\n", b"\r\n"), "line 1 of .* ends with CR and LF, as an editor"),
+        (lambda content: content[:-1], "line 5 of .* is cut off"),
+    ],
+    ids=["newline", "blank with CR", "spaces", "CRLF", "no newline"],
+)
+def test_what_an_editor_did_is_named(log: Path, damage: Callable[[bytes], bytes], said: str) -> None:
+    log.write_bytes(damage(log.read_bytes()))
+    with pytest.raises(AuditError, match=said):
+        list(records(log))
+
+
+def test_a_file_without_lines_is_not_read_as_a_whole(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LINE_BYTES", 1000)
+    with log.open("ab") as file:
+        file.write(b"x" * 5000)
+    read: list[dict[str, object]] = []
+    with pytest.raises(AuditError, match="line 6 of .* is longer than 1000 bytes, and of no audit log"):
+        read.extend(records(log))
+    assert len(read) == 5
+    log.unlink()
+    audit = Audit(log)
+    with pytest.raises(AuditError, match="takes no line of"):
+        audit.record("denied", reason="x" * 1000)
+    audit.record("denied")
+    audit.close()
+    assert len(list(records(log))) == 1
+
+
+def chained(*bodies: bytes) -> bytes:
+    """A log that somebody made who knows how hashes are made."""
+    last, lines = BEFORE_THE_FIRST, []
+    for body in bodies:
+        last = digest_of(last, body)
+        lines.append(body + HASHED + last.encode() + END)
+    return b"".join(lines)
+
+
+FIRST = b'{"number":0,"time":"2026-01-01T00:00:00.000000+00:00","event":"server started"'
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"number":2,"time":"2026-01-01T00:00:00+00:00","event":"x"', "line 2 of .* has the number 2 and not 1: its"),
+        (b'{"number":1,"time":"2026-01-01T00:00:00+00:00"', "line 2 of .* lacks a number, time or event"),
+        (b'{"number":1,"time":"2026-01-01T00:00:00","event":"x"', "lacks a number, time or event"),
+        (b'{"number":1,"time":"\\u001b[2J","event":"x"', "lacks a number, time or event"),
+        (b'{"number":1,"event":"x"', "lacks a number, time or event"),
+        (b'{"number":true,"time":"2026-01-01T00:00:00+00:00","event":"x"', "lacks a number"),
+        (b'{"number":1.0,"time":"2026-01-01T00:00:00+00:00","event":"x"', "lacks a number"),
+        (b'{"number":1,"time":"2026-01-01T00:00:00+00:00","event":["x"]', "lacks a number"),
+        (b"{", "lacks a number"),
+        (b'{"number":1,"event":"\xff"', "line 2 of .* is no JSON: 'utf-8' codec"),
+        (b'{"number":' + b"[" * 100_000, "line 2 of .* is no JSON"),
+        (b"[1", "line 2 of .* is no JSON"),
+    ],
+)
+def test_a_chain_of_what_no_server_wrote(log: Path, body: bytes, said: str) -> None:
+    log.write_bytes(chained(FIRST, body))
+    with pytest.raises(AuditError, match=said):
+        list(records(log))
+
+
 def test_a_log_goes_on_where_it_ended(log: Path) -> None:
     audit = Audit(log)
     audit.record("server started", worker="bob")
@@ -106,6 +190,14 @@ def test_a_folder_is_no_log(tmp_path: Path) -> None:
         Audit(tmp_path)
     with pytest.raises(AuditError, match="No such file"):
         list(records(tmp_path / "none"))
+
+
+def test_what_keeps_nothing_is_no_log(tmp_path: Path) -> None:
+    """Nor is waited for somebody who reads it."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in Path(os.devnull), tmp_path / "pipe":
+        with pytest.raises(AuditError, match=f"the audit log {path} cannot be written: it is no regular file"):
+            Audit(path)
 
 
 @pytest.mark.parametrize("taken", [None, 0, 10])
@@ -253,4 +345,4 @@ def test_all_that_a_server_writes_down_is_among_the_events() -> None:
                 event = node.args[0] if node.args else None
                 if isinstance(event, ast.Constant):
                     written.add(event.value)
-    assert written | set(get_args(Decision)) == set(get_args(Event))
+    assert written | set(get_args(Outcome)) == set(get_args(Event))

@@ -339,9 +339,20 @@ def test_a_request_and_its_way(office: Office) -> None:
     collected = office.clerk().answer(Collecting(release.id))
     assert isinstance(collected, Collected) and collected.value == bytes(8) and collected.failure == ""
     assert "collected before" in against(office.clerk().answer(Collecting(release.id)))
-    assert office.events == ["requested", "released"]
+    assert office.events == ["requested", "approved", "released"]
     assert office.lines[0] | {"request": release.id, "bytes": 8, "reason": "for science"} == office.lines[0]
-    assert office.lines[1] | {"request": release.id, "bytes": 8, "objects": ("asked", "open")} == office.lines[1]
+    assert office.lines[2] | {"request": release.id, "bytes": 8, "objects": ("asked", "open")} == office.lines[2]
+
+
+def test_what_is_revoked_is_not_handed_out_and_the_log_says_so(office: Office) -> None:
+    assert office.state is not None
+    filed = office.clerk().answer(asking("asked"))
+    assert isinstance(filed, Filed)
+    id = filed.releases[0].id
+    Requests(office.state).decide(id, "approved", "")
+    Requests(office.state).revoke(id)
+    assert "denied it" in against(office.clerk().answer(Collecting(id)))
+    assert office.events == ["requested", "approved", "revoked"]
 
 
 @pytest.mark.parametrize("labels", [("closed",), ("asked", "closed"), ("unknown",), ()])

@@ -1,5 +1,7 @@
 """Requests for release: kept as they were asked, decided once, and handed out once, to whoever asked."""
 
+import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +14,8 @@ from desk import ALICE, CAROL
 from ptrtensor._torch.memory import bytes_of, meta_of
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.owner import requests as module
+from ptrtensor.owner import state as state_module
+from ptrtensor.owner.decisions import record_decisions
 from ptrtensor.owner.requests import MAX_PENDING, Requests
 from ptrtensor.owner.state import State
 from ptrtensor.transport.tls import Peer
@@ -38,6 +42,16 @@ def requests(state: State) -> Requests:
 
 def file(requests: Requests, asking: Asking = ASKING, peer: Peer = ALICE) -> str:
     return requests.file(peer, "session", asking).id
+
+
+def approve(requests: Requests, id: str) -> None:
+    """And have the line of it in the log."""
+    requests.decide(id, "approved", "")
+    note(requests)
+
+
+def note(requests: Requests) -> None:
+    record_decisions(requests, lambda event, **fields: None)
 
 
 def test_what_was_asked_is_what_the_owner_sees(requests: Requests) -> None:
@@ -75,7 +89,7 @@ def test_a_decision(requests: Requests, decision: module.Decision, said: str) ->
 
 def test_an_approved_value_is_handed_out_once(requests: Requests) -> None:
     id = file(requests)
-    requests.decide(id, "approved", "")
+    approve(requests, id)
     found = requests.collect(ALICE, id)
     assert (found.value, found.meta is not None) == (DATA, True)
     assert requests.find(id).status == "collected" and requests.find(id).value == b""
@@ -85,7 +99,7 @@ def test_an_approved_value_is_handed_out_once(requests: Requests) -> None:
 
 def test_of_many_who_collect_at_the_same_time_one_gets_it(requests: Requests, tmp_path: Path) -> None:
     id = file(requests)
-    requests.decide(id, "approved", "")
+    approve(requests, id)
     others = [State(tmp_path / "state.sqlite") for _ in range(3)]
     got: list[bytes] = []
 
@@ -116,6 +130,16 @@ def test_what_is_not_approved_is_not_handed_out(requests: Requests) -> None:
     assert requests.find(revoked).value == b""
 
 
+def test_what_has_no_line_in_the_log_yet_is_not_handed_out(requests: Requests) -> None:
+    id = file(requests)
+    requests.decide(id, "approved", "")
+    with pytest.raises(PtrTensorError, match="has not decided yet"):
+        requests.collect(ALICE, id)
+    assert requests.find(id).value == DATA
+    note(requests)
+    assert requests.collect(ALICE, id).value == DATA
+
+
 @pytest.mark.parametrize(
     "other",
     [CAROL, Peer("alice", "c" * 64, False), Peer("carol", "a" * 64, False)],
@@ -133,7 +157,7 @@ def test_nobody_else_gets_or_sees_it(requests: Requests, other: Peer) -> None:
 def test_what_cannot_be_revoked(requests: Requests) -> None:
     pending, denied, collected = (file(requests) for _ in range(3))
     requests.decide(denied, "denied", "")
-    requests.decide(collected, "approved", "")
+    approve(requests, collected)
     requests.collect(ALICE, collected)
     for id, status in (pending, "pending"), (denied, "denied"), (collected, "collected"):
         with pytest.raises(PtrTensorError, match=f"request {id} is {status}: there is nothing to take back"):
@@ -152,7 +176,8 @@ def test_lists_are_the_latest_first_and_without_values(requests: Requests) -> No
     assert [one.id for one in requests.all(pending=True)] == ids[:0:-1]
     assert [one.id for one in requests.of(ALICE)] == ids[1::-1]
     assert [one.tensor for one in requests.all()] == ["float32[2]", "a failed operation", "float32[2]"]
-    assert {one.value for one in (*requests.all(), *requests.of(ALICE), *requests.unrecorded())} == {b""}
+    assert {one.value for one in (*requests.all(), *requests.of(ALICE))} == {b""}
+    assert {one.request.value for one in requests.unrecorded()} == {b""}
 
 
 def test_a_list_is_as_long_as_a_message_can_be(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,29 +186,34 @@ def test_a_list_is_as_long_as_a_message_can_be(requests: Requests, monkeypatch: 
     assert [one.id for one in requests.of(ALICE)] == [one.id for one in requests.all()] == ids[:0:-1]
 
 
-def test_decisions_are_written_down_once(requests: Requests) -> None:
+def test_decisions_are_kept_until_they_are_written_down(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of the same second."""
+    monkeypatch.setattr(module, "now", lambda: "2026-01-01T00:00:00+00:00")
     id = file(requests)
     assert requests.unrecorded() == []
-    requests.decide(id, "approved", "")
+    requests.decide(id, "approved", "well")
     (approved,) = requests.unrecorded()
-    requests.mark_recorded(approved)
-    assert requests.unrecorded() == []
     requests.revoke(id)
+    requests.mark_recorded(approved)
     (revoked,) = requests.unrecorded()
-    assert revoked.status == "denied"
+    assert [(one.outcome, one.answer, one.request.id) for one in (approved, revoked)] == [
+        ("approved", "well", id),
+        ("revoked", "", id),
+    ]
     requests.mark_recorded(revoked)
     assert requests.unrecorded() == []
 
 
-def test_a_decision_that_changed_meanwhile_is_not_lost(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Approved, and revoked in the same second before the log was written."""
-    monkeypatch.setattr(module, "now", lambda: "2026-01-01T00:00:00+00:00")
-    id = file(requests)
-    requests.decide(id, "approved", "")
-    (approved,) = requests.unrecorded()
-    requests.revoke(id)
-    requests.mark_recorded(approved)
-    assert [one.status for one in requests.unrecorded()] == ["denied"]
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such numbers")
+def test_who_decided_is_known_by_his_number_and_not_by_the_environment(
+    requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "mallory")
+    ids = [file(requests) for _ in range(2)]
+    assert requests.decide(ids[0], "approved", "").decider == module.pwd.getpwuid(os.getuid()).pw_name
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # nobody has it, as in a container
+    assert requests.decide(ids[1], "denied", "").decider == "uid 2147483641"
+    requests.revoke(ids[0])
 
 
 # --- what is too much
@@ -235,21 +265,48 @@ def test_a_text_of_the_owner_that_cannot_be_kept(requests: Requests) -> None:
 
 def test_they_outlive_the_server(requests: Requests, state: State, tmp_path: Path) -> None:
     id = file(requests)
-    requests.decide(id, "approved", "")
+    approve(requests, id)
     state.close()
     again = State(tmp_path / "state.sqlite")
     assert Requests(again).collect(ALICE, id).value == DATA
     again.close()
 
 
-def test_nothing_of_what_was_denied_or_collected_is_left_in_the_file(
-    requests: Requests, state: State, tmp_path: Path
+SECRET = Asking(1, ("a",), "x", meta_of(VALUE), b"SECRETLY" * 9999, "")
+
+
+def secrets_in(folder: Path) -> int:
+    """How often in all of SQLite's files."""
+    return sum(path.read_bytes().count(SECRET.value[:800]) for path in folder.glob("state.sqlite*"))
+
+
+def test_nothing_of_what_was_denied_revoked_or_collected_is_left_in_the_files(
+    requests: Requests, tmp_path: Path
 ) -> None:
-    denied, collected = (
-        file(requests, Asking(1, ("a",), "x", meta_of(VALUE), b"SECRETLY" * 9999, "")) for _ in range(2)
-    )
-    requests.decide(denied, "denied", "")
-    requests.decide(collected, "approved", "")
+    """While the server runs, and has the state open."""
+    owner = State(tmp_path / "state.sqlite", make=False)
+    denied, revoked, collected = (file(requests, SECRET) for _ in range(3))
+    assert secrets_in(tmp_path)
+    approve(requests, collected)
     requests.collect(ALICE, collected)
-    state.close()
-    assert b"SECRETLY" not in (tmp_path / "state.sqlite").read_bytes()
+    Requests(owner).decide(denied, "denied", "")
+    Requests(owner).decide(revoked, "approved", "")
+    assert secrets_in(tmp_path)
+    Requests(owner).revoke(revoked)
+    assert secrets_in(tmp_path) == 0
+    owner.close()
+
+
+def test_who_reads_for_long_is_not_waited_for(
+    requests: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "WIPE_MILLISECONDS", 1)
+    kept, denied = (file(requests, SECRET) for _ in range(2))
+    reader = sqlite3.connect(tmp_path / "state.sqlite", isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT COUNT(*) FROM requests").fetchall() == [(2,)]
+    requests.decide(denied, "denied", "")
+    assert secrets_in(tmp_path)
+    reader.close()
+    requests.decide(kept, "denied", "")
+    assert secrets_in(tmp_path) == 0

@@ -2,7 +2,10 @@
 
 import contextlib
 import datetime
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +18,8 @@ from ptrtensor.owner import state as module
 from ptrtensor.owner.options import Options
 from ptrtensor.owner.serving import prepared
 from ptrtensor.owner.state import KEPT_DAYS, State, today, used
+
+SECONDS = 60
 
 
 @pytest.fixture
@@ -148,7 +153,71 @@ def test_it_is_there_when_opened_again(tmp_path: Path) -> None:
 
 def test_only_its_owner_reads_it(tmp_path: Path) -> None:
     State(tmp_path / "state.sqlite").close()
-    assert (tmp_path / "state.sqlite").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "link").symlink_to("linked.sqlite")
+    State(tmp_path / "link").close()
+    for name in "state.sqlite", "linked.sqlite":
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+# --- who has it open
+
+LIST = """
+import sys
+from pathlib import Path
+from ptrtensor.owner.state import State
+State(Path(sys.argv[1]), make=False).use("alice", {"elements": (1, 6)})
+"""
+
+CLAIM = """
+import sys
+from pathlib import Path
+from ptrtensor.owner.state import State
+state = State(Path(sys.argv[1]))
+state.claim()
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+
+
+def run(code: str, path: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", code, str(path)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_opened_twice_in_one_process_it_stays_one_database(tmp_path: Path) -> None:
+    """Where SQLite's locks are lost, another process takes itself for the last, and deletes what this one writes to."""
+    path = tmp_path / "state.sqlite"
+    first = State(path)
+    State(path).close()
+    for _ in range(2):
+        with run(LIST, path) as other:
+            other.communicate(timeout=SECONDS)
+        assert other.returncode == 0 and path.with_name("state.sqlite-wal").exists()
+    assert count(first, "alice", "elements") == 2
+    first.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such locks")
+def test_one_server_has_it_and_the_owner_s_commands_go_on(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("state.sqlite")
+    first, second = State(tmp_path / "state.sqlite"), State(tmp_path / "link")
+    first.claim()
+    with pytest.raises(PtrTensorError, match=r"link is another server's, .* locked .*state\.sqlite\.lock: stop that"):
+        second.claim()
+    assert second.use("alice", {"elements": (1, 6)}) == ""
+    first.close()
+    second.claim()
+    second.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such locks")
+def test_a_server_that_was_killed_has_it_no_more(tmp_path: Path, state: State) -> None:
+    with run(CLAIM, tmp_path / "state.sqlite") as other:
+        assert other.stdout is not None and other.stdout.readline() == "claimed\n"
+        with pytest.raises(PtrTensorError, match="is another server's"):
+            state.claim()
+        other.kill()
+    state.claim()
 
 
 # --- files that are none
