@@ -296,8 +296,10 @@ class Client:
     # --- inside
 
     def _send_batch(self, *, computing: bool = True, more: bool = False) -> None:
+        """What is here now, in as many batches as it takes; threads that post meanwhile do not hold this one."""
         self._outbox.take_in_drops()
-        if len(self._outbox):
+        end = self._outbox.next
+        while self._outbox.first < end:
             batch, commands = self._outbox.batch()
             if not (computing or self._outbox.only_drops(batch)):
                 return

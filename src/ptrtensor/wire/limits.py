@@ -14,7 +14,7 @@ MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """The typed part of a message. Tensor values travel beside it."""
 
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
-"""The commands of one batch; a client sends a few kilobytes at a time."""
+"""The commands of one batch. A client mostly sends a few kilobytes at a time."""
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024**3
 """The bytes of one tensor, which must also equal what its metadata says."""

@@ -10,6 +10,7 @@ from client_transports import NEVER, WAIT_SECONDS, ScriptedTransport
 from collecting import collect
 from waiting import eventually
 
+from ptrtensor.client import outbox as outbox_module
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.client import DROPS_HERE, FLUSH_HERE, FLUSH_STREAMING, FLUSH_WAITING, SOON_AFTER, Client
 from ptrtensor.client.reference import Reference
@@ -23,9 +24,10 @@ from ptrtensor.errors import (
 )
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages
+from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction, ObjectSlot, layout
 from ptrtensor.wire.limits import PROTOCOL_VERSION
-from ptrtensor.wire.messages import Failure, WorkerMessage
+from ptrtensor.wire.messages import ClientMessage, Failure, WorkerMessage
 
 
 def instruction(number: int) -> Instruction:
@@ -150,6 +152,31 @@ def test_flush_sends_once(client: Client, transport: ScriptedTransport) -> None:
     client.flush()
     client.flush()
     assert transport.sizes == [3]
+
+
+def test_what_is_too_much_for_a_batch_goes_out_in_several(
+    client: Client, transport: ScriptedTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "MAX_BATCH_BYTES", 4 * len(command(1)))
+    post(client, 10)
+    client.send(messages.Hide(1))
+    assert [type(message).__name__ for message in transport.sent] == ["Batch"] * 3 + ["Hide"]
+    assert transport.sizes == [4, 4, 2] and [batch.first for batch in transport.batches] == [0, 4, 8]
+
+
+def test_a_flush_ends_though_another_thread_goes_on_posting(
+    client: Client, transport: ScriptedTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = transport.send
+
+    def post_meanwhile(message: ClientMessage, payload: Buffer | None = None, *, more: bool = False) -> None:
+        client._outbox.join(NEG, command(2), HERE)
+        send(message, payload, more=more)
+
+    monkeypatch.setattr(transport, "send", post_meanwhile)
+    post(client, 3)
+    client.flush()
+    assert transport.sizes == [3] and len(client._outbox) == 1
 
 
 def test_a_message_goes_behind_what_was_posted(client: Client, transport: ScriptedTransport) -> None:
