@@ -23,6 +23,7 @@ from ptrtensor.wire.limits import (
     MAX_HELLO_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_PAYLOAD_BYTES,
+    MAX_REFUSAL_CHARACTERS,
     MAX_SEALED_BYTES,
     PROTOCOL_VERSION,
 )
@@ -285,7 +286,9 @@ class Connection(Generic[Incoming]):
         try:
             return self._decoder.decode(body)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            raise ProtocolError(f"the peer sent a message that is none of the protocol's: {error}") from error
+            # Cut, since it may quote the message; without its cause, which is as long.
+            reason = str(error)[:MAX_REFUSAL_CHARACTERS]
+            raise ProtocolError(f"the peer sent a message that is none of the protocol's: {reason}") from None
 
     def _check_payload(self, message: Message, size: int) -> None:
         """[P2.3]: a tensor's payload is as long as its metadata says, and only some messages have one."""

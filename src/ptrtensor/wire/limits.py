@@ -43,6 +43,9 @@ MAX_LABEL_CHARACTERS: Final = 500
 MAX_REASON_CHARACTERS: Final = 2000
 """Of why a client asks for a release."""
 
+MAX_REFUSAL_CHARACTERS: Final = 1000
+"""Of why a client is refused: no more than fits a message of the handshake."""
+
 MAX_FAILURES: Final = 64
 """Failures that one acknowledgement names; each has up to three texts, and all must fit a message."""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from ptrtensor.wire.instruction import Instruction
+from ptrtensor.wire.limits import MAX_REFUSAL_CHARACTERS
 from ptrtensor.wire.metadata import TensorMeta
 
 Status = Literal["pending", "approved", "denied", "collected"]
@@ -214,6 +215,11 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
     reason: str
     version: bool = False
+
+
+def told(reason: str) -> str:
+    """As much of it as a refusal may say, without what is no text [P3.1]: it may quote what a client made up."""
+    return reason[:MAX_REFUSAL_CHARACTERS].encode(errors="replace").decode()
 
 
 class Value(msgspec.Struct, frozen=True, tag=True):
