@@ -83,7 +83,7 @@ class Client:
         self._call_sites = call_sites
         self._synchronous = synchronous
         self._outbox = Outbox(self.failures)
-        self._inbox = Inbox(transport, worker, self.failures, self._lose)
+        self._inbox = Inbox(transport, worker, self.failures, lambda: self._outbox.taken, self._lose)
         self.drops, self.living = self._outbox.drops, self._outbox.living
         self._waited_at = 0
         self._most = FLUSH_STREAMING

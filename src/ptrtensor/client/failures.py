@@ -5,6 +5,7 @@ from typing import Final
 
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.errors import REMOTE_ERRORS, RemoteOpError
+from ptrtensor.wire.limits import MAX_FAILURE_TEXT
 from ptrtensor.wire.messages import Failure
 
 MAX_UNSEEN: Final = 100
@@ -38,7 +39,7 @@ class Failures:
 
     def acknowledge(self, sequence: int, failures: list[Failure]) -> None:
         """Forget the lines of what has run; keep those of what failed."""
-        for failure in failures:
+        for failure in map(cut, failures):
             self._keep(failure)
             if len(self._unseen) < MAX_UNSEEN:
                 self._unseen[failure.sequence] = failure
@@ -58,7 +59,7 @@ class Failures:
 
     def error(self, failure: Failure) -> RemoteOpError:
         """The error to raise; it counts as seen from now on."""
-        error = self._error(failure)
+        error = self._error(cut(failure))
         if failure.sequence in self._sites:
             self._seen_early.add(failure.sequence)
         self._unseen.pop(failure.sequence, None)
@@ -107,3 +108,13 @@ class Failures:
             if len(self._failed_sites) > MAX_FAILED_SITES:
                 seen = (known for known in self._failed_sites if self._unseen.get(known) is None)
                 del self._failed_sites[next(seen)]
+
+
+def cut(failure: Failure) -> Failure:
+    """With texts no longer than they may be [P3.1]."""
+    return Failure(
+        failure.sequence,
+        failure.operation[:MAX_FAILURE_TEXT],
+        failure.error[:MAX_FAILURE_TEXT],
+        failure.traceback[-MAX_FAILURE_TEXT:],
+    )

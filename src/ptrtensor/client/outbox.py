@@ -40,6 +40,8 @@ class Outbox:
         """What died since; references append here by themselves."""
         self.living: dict[int, Drop] = {}
         self.first = 0
+        self.taken = 0
+        """Commands that have been in a batch: no worker can have run more."""
         self._dying: list[Drop] = []
         self._failures = failures
         self._commands: list[bytes] = []
@@ -123,6 +125,7 @@ class Outbox:
             if defined < len(self._definitions):
                 count = min(count, self._definitions[defined].sequence - self.first)
             definitions = [definition.instruction for definition in self._definitions[:defined]]
+            self.taken = self.first + count
             return Batch(self.first, count, definitions), b"".join(self._commands[:count])
 
     def only_drops(self, batch: Batch) -> bool:

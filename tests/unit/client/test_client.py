@@ -3,13 +3,14 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from client_transports import NEVER, WAIT_SECONDS, ScriptedTransport
 from collecting import collect
 from waiting import eventually
 
+from ptrtensor.client import client as client_module
 from ptrtensor.client import outbox as outbox_module
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.client import DROPS_HERE, FLUSH_HERE, FLUSH_STREAMING, FLUSH_WAITING, SOON_AFTER, Client
@@ -26,7 +27,7 @@ from ptrtensor.version import __version__
 from ptrtensor.wire import messages
 from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction, ObjectSlot, layout
-from ptrtensor.wire.limits import PROTOCOL_VERSION
+from ptrtensor.wire.limits import MAX_FAILURES, PROTOCOL_VERSION
 from ptrtensor.wire.messages import ClientMessage, Failure, WorkerMessage
 
 
@@ -424,8 +425,8 @@ def test_lines_of_failures_do_not_pile_up(client: Client, transport: ScriptedTra
     transport.acknowledges = False
     for _ in range(700):
         post(client, FLUSH_STREAMING)
-        last = transport.batches[-1].first
-        transport.acknowledge(*(failure(last + place) for place in range(FLUSH_STREAMING)))
+        last = transport.batches[-1]
+        transport.acknowledge(*(failure(last.first + place) for place in range(last.count)))
         with pytest.raises(RemoteOpError):
             client.synchronize()
     assert len(client.failures._failed_sites) <= 5000
@@ -476,6 +477,64 @@ def test_a_second_welcome_ends_the_session(client: Client, transport: ScriptedTr
     for _ in range(2):
         with pytest.raises(ProtocolError, match="handshake twice"):
             client.synchronize()
+
+
+FOUL = {
+    "far beyond what was sent": [messages.Acknowledged(2**62, [])],
+    "one beyond": [messages.Acknowledged(4, [])],
+    "negative": [messages.Acknowledged(-1, [])],
+    "less than before": [messages.Acknowledged(3, []), messages.Acknowledged(2, [])],
+    "too many failures": [messages.Acknowledged(3, [failure(0)] * (MAX_FAILURES + 1))],
+    "a failure of what was not sent": [messages.Acknowledged(3, [failure(3)])],
+}
+
+
+@pytest.mark.parametrize("how", ["read", "polled"])
+@pytest.mark.parametrize("foul", FOUL)
+def test_an_acknowledgement_that_no_worker_gives_ends_the_session(
+    client: Client, transport: ScriptedTransport, foul: str, how: str
+) -> None:
+    transport.acknowledges = False
+    post(client, 3)
+    client.flush()
+    for message in FOUL[foul]:
+        transport.answer(message)
+    acts: list[Callable[[], object]] = [
+        client.synchronize if how == "read" else client._inbox.poll,
+        client.synchronize,
+        lambda: post(client, 1),
+    ]
+    for act in acts:
+        with pytest.raises(ProtocolError, match="worker bob (says that it has run|tells of)"):
+            act()
+    assert isinstance(client.lost, ProtocolError)
+    client.flush_idle()
+    assert client.close() is None and transport.closed
+
+
+def test_a_foul_acknowledgement_ends_a_wait_for_room(
+    client: Client, transport: ScriptedTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "MAX_IN_FLIGHT", 20)
+    transport.acknowledges = False
+    transport.answer(messages.Acknowledged(2**62, []))
+    with pytest.raises(ProtocolError, match="says that it has run"):
+        post(client, 100)
+
+
+def test_an_acknowledgement_may_come_twice(client: Client, transport: ScriptedTransport) -> None:
+    """An interrupted receiver may take it twice in a row, and a batch that went out twice is answered twice."""
+    transport.acknowledges = False
+    post(client, 3)
+    client.flush()
+    said = [messages.Acknowledged(0, [failure(0)]), messages.Acknowledged(3, [failure(1)])]
+    for message in (said[0], said[0], said[1], said[1]):
+        transport.answer(message)
+    with pytest.raises(RemoteOpError) as caught:
+        client.synchronize()
+    assert [note for note in caught.value.__notes__ if note.startswith("Also")] == caught.value.__notes__[-1:]
+    client.synchronize()
+    assert client.in_flight == 0
 
 
 def test_a_lost_worker_is_reported_by_every_call(client: Client, transport: ScriptedTransport) -> None:

@@ -5,6 +5,7 @@ import pytest
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.failures import MAX_FAILED_SITES, MAX_UNSEEN, Failures
 from ptrtensor.errors import RemoteOpError
+from ptrtensor.wire.limits import MAX_FAILURE_TEXT
 from ptrtensor.wire.messages import NO_COMMAND, Failure
 
 
@@ -57,6 +58,16 @@ def test_what_was_raised_before_it_was_acknowledged_is_not_told_again(sequence: 
     failures.raise_unseen()
     failures.error(failure(sequence))
     assert not failures._seen_early
+
+
+def test_of_a_long_text_no_more_is_kept_than_it_may_have() -> None:
+    failures = Failures("bob")
+    long = Failure(0, *("x" * (3 * MAX_FAILURE_TEXT) for _ in range(3)))
+    failures.acknowledge(1, [long])
+    kept = failures._unseen[0]
+    assert kept is not None
+    assert [len(text) for text in (kept.operation, kept.error, kept.traceback)] == [MAX_FAILURE_TEXT] * 3
+    assert len(str(failures.error(long))) < 3 * MAX_FAILURE_TEXT
 
 
 def test_what_is_of_no_command_is_not_taken_for_the_first() -> None:
