@@ -298,13 +298,14 @@ class Client:
     def _send_batch(self, *, computing: bool = True, more: bool = False) -> None:
         """What is here now, in as many batches as it takes; threads that post meanwhile do not hold this one."""
         self._outbox.take_in_drops()
-        end = self._outbox.next
-        while self._outbox.first < end:
-            batch, commands = self._outbox.batch()
-            if not (computing or self._outbox.only_drops(batch)):
+        outbox = self._outbox
+        end = outbox.next
+        while outbox.first < end:
+            batch, commands = outbox.batch()
+            if not (computing or outbox.only_drops(batch)):
                 return
             self._send(batch, commands, more=more)
-            self._outbox.sent(batch)
+            outbox.sent(batch)
 
     def _send(self, message: ClientMessage, payload: Buffer | None, *, more: bool = False) -> None:
         try:

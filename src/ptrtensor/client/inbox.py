@@ -115,10 +115,10 @@ class Inbox:
                 f"worker {self._worker} says that it has run {message.sequence} commands of {sent}, of which it had "
                 f"run {self.acknowledged} before"
             )
-        if len(message.failures) > MAX_FAILURES or any(failure.sequence >= sent for failure in message.failures):
+        failures = message.failures
+        if failures and (len(failures) > MAX_FAILURES or max(failure.sequence for failure in failures) >= sent):
             raise ProtocolError(
-                f"worker {self._worker} tells of {len(message.failures)} failures at once, or of one of what it was "
-                "never sent"
+                f"worker {self._worker} tells of {len(failures)} failures at once, or of one of what it was never sent"
             )
 
 

@@ -3,6 +3,7 @@
 import threading
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterable
 from itertools import accumulate, islice, repeat
 from typing import Final, NamedTuple
 
@@ -120,13 +121,21 @@ class Outbox:
     def batch(self) -> tuple[Batch, bytes]:
         """What is here as one message: from the first on, as much as one may hold [P3.1]."""
         with self._order:
-            count = fitting(list(map(len, self._commands)), MAX_BATCH_BYTES)
-            defined = fitting([definition.size for definition in self._definitions], MAX_DEFINITION_BYTES)
-            if defined < len(self._definitions):
-                count = min(count, self._definitions[defined].sequence - self.first)
-            definitions = [definition.instruction for definition in self._definitions[:defined]]
-            self.taken = self.first + count
-            return Batch(self.first, count, definitions), b"".join(self._commands[:count])
+            commands, definitions = self._commands, self._definitions
+            if sum(map(len, commands)) > MAX_BATCH_BYTES or definitions:
+                count, defined = self._fitting()
+                commands, definitions = commands[:count], definitions[:defined]
+            self.taken = self.first + len(commands)
+            defining = [definition.instruction for definition in definitions]
+            return Batch(self.first, len(commands), defining), b"".join(commands)
+
+    def _fitting(self) -> tuple[int, int]:
+        """How many commands, and how many definitions, a batch has room for: no command goes before its definition."""
+        count = fitting(map(len, self._commands), MAX_BATCH_BYTES)
+        defined = fitting((definition.size for definition in self._definitions), MAX_DEFINITION_BYTES)
+        if defined < len(self._definitions):
+            count = min(count, self._definitions[defined].sequence - self.first)
+        return count, defined
 
     def only_drops(self, batch: Batch) -> bool:
         """Whether a batch that was not sent yet makes the worker forget names and nothing else."""
@@ -140,9 +149,9 @@ class Outbox:
             self._commands, self._definitions, self.first = commands, definitions, first
 
 
-def fitting(sizes: list[int], most: int) -> int:
+def fitting(sizes: Iterable[int], most: int) -> int:
     """How many of these, from the first on, are together no larger than that."""
-    return len(sizes) if sum(sizes) <= most else bisect_right(list(accumulate(sizes)), most)
+    return bisect_right(list(accumulate(sizes)), most)
 
 
 def too_large(instruction: Instruction, size: int, most: int) -> UnsupportedOpError:
