@@ -48,7 +48,9 @@ class Fakes:
 
     def _fake(self, value: Tensor) -> Tensor:
         if not isinstance(value, Pointer):
-            return value.clone() if self._mode is None else self._mode.from_tensor(value)
+            # Not by the mode: it keeps a weak reference to what it makes a fake of, and holds a parameter in its place.
+            made = fake_of(meta_of(value), 0, value.device, real=self._mode is None)
+            return made if self._mode is not None else made.copy_(value)
         offset = offset_of(value) if self._with_offset else 0
         return fake_of(value._meta, offset, self._device, real=self._mode is None)
 
