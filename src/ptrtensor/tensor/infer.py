@@ -23,6 +23,7 @@ from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.locks import process_lock
 from ptrtensor.tensor.cache import Change, Extent
 from ptrtensor.tensor.fakes import Fakes, extent_of
+from ptrtensor.tensor.misfits import is_suspect
 from ptrtensor.tensor.operation import Args, Kind, Kwargs, Operation
 from ptrtensor.tensor.trial import (
     TRIED_ELEMENTS,
@@ -86,6 +87,8 @@ class Inference:
             inferred = self._on_fakes(operation, args, kwargs)
             if not can_try or (operation.draws and "generator" not in operation.argument_names):
                 return inferred
+            if is_suspect(operation, args, kwargs):
+                self._on_zeros(operation, args, kwargs)
             made = given + sum(extent.meta.elements for extent in inferred[0] if extent is not None)
             if mixed and made <= TRIED_ELEMENTS and not operation.is_in_place:
                 return self._tried(operation, args, kwargs, inferred)

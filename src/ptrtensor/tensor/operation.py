@@ -117,7 +117,7 @@ class Operation:
         self.op = op
         self.number = number
         self.name = op_name(op)
-        packet = packet_name(op)
+        self.packet = packet = packet_name(op)
         self.draws = has_tag(op, "nondeterministic_seeded")
         self.local_arguments = LOCAL_ARGUMENTS.get(packet, ())
         self.is_unlike_fakes = packet in UNLIKE_FAKES
