@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from comparing import check_equal
+from comparing import check_equal, waits
 from torch.autograd import forward_ad
 
 import ptrtensor as pt
@@ -143,3 +143,31 @@ def test_an_out_that_grows_at_a_second_worker(worker: pt.Worker, second_worker: 
         out = torch.empty(0, device=each.device)
         torch.linalg.solve(2 * torch.eye(2, device=each.device), torch.ones(2, device=each.device), out=out)
         assert out.shape == (2,) and out.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("classes", [[0, 9], [0, -1]], ids=str)
+def test_classes_out_of_range_are_refused(classes: list[int], worker: pt.Worker) -> None:
+    """With the number of classes nothing waits, so it is the worker that refuses."""
+    labels = torch.tensor(classes, device=worker.device)
+    with waits(worker, 0):
+        made = F.one_hot(labels, 3)
+    with pytest.raises(pt.RemoteOpError, match="out of bounds"):
+        made.tolist()
+    worker.recover()
+
+
+@pytest.mark.parametrize("given", [([0, -1],), ([],), ([1], 0), ([1, 0], -2)], ids=str)
+def test_classes_that_are_known_to_be_wrong_are_refused_at_the_line(given: Any, worker: pt.Worker) -> None:
+    classes, *count = given
+    with pytest.raises(RuntimeError) as here:
+        F.one_hot(torch.tensor(classes, dtype=torch.int64), *count)
+    with pytest.raises(RuntimeError) as caught:
+        F.one_hot(torch.tensor(classes, dtype=torch.int64, device=worker.device), *count)
+    assert type(caught.value) is RuntimeError and str(caught.value) == str(here.value)
+
+
+@pytest.mark.parametrize("given", [([0, 2], 3), ([[1], [0]],), (2, 4), ([], 2)], ids=str)
+def test_one_hot(given: Any, worker: pt.Worker) -> None:
+    classes, *count = given
+    local = torch.tensor(classes, dtype=torch.int64)
+    check_equal(F.one_hot(pt.send(local, worker), *count), F.one_hot(local, *count), worker)

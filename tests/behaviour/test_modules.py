@@ -328,6 +328,24 @@ def test_everything_goes_there_and_comes_back(
     assert len(list(module.parameters())) == 5, "the tied ones are one"
 
 
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+
+@pytest.mark.parametrize("go", [lambda m, w: m.to(w.device), pt.send], ids=["to", "send"])
+def test_a_parameter_without_dimensions_goes_there(
+    go: Callable[[nn.Module, pt.Worker], nn.Module], virtual_worker: pt.VirtualWorker
+) -> None:
+    """Also where nothing was inferred before: what is made of it for that holds on to it no longer."""
+    model = Scaled()
+    scale = model.scale
+    assert (torch.ones(2, device=virtual_worker.device).double() * scale).tolist() == [2, 2]
+    go(model, virtual_worker)
+    assert model.scale is scale and pt.is_pointer(scale) and scale.item() == 2
+
+
 def test_hooks_and_attributes_of_parameters_stay(worker: pt.Worker) -> None:
     """Who masks gradients by a hook, or marks a parameter, need not do it again after send() and get().
 

@@ -112,7 +112,7 @@ def test_the_state_of_the_generator_here_is_all_there_is(zeros: Tensor) -> None:
     assert torch.equal(value(torch.rand_like(zeros)), first)
 
 
-GIVEN: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+GIVEN: dict[str, Callable[[Tensor, torch.Generator | None], Tensor]] = {
     "rand": lambda x, g: torch.rand(8, generator=g, device=x.device),
     "randn": lambda x, g: torch.randn(8, generator=g, device=x.device),
     "randperm": lambda x, g: torch.randperm(50, generator=g, device=x.device),
@@ -124,12 +124,13 @@ GIVEN: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "poisson": lambda x, g: torch.poisson(torch.full_like(x, 5.0), generator=g),
     "binomial": lambda x, g: torch.binomial(torch.full_like(x, 20.0), torch.full_like(x, 0.5), generator=g),
     "trunc_normal_": lambda x, g: nn.init.trunc_normal_(x.clone(), generator=g),
+    "randn_like": lambda x, g: torch.randn_like(x, generator=g),
 }
 
 
 @pytest.mark.parametrize("draw", GIVEN.values(), ids=list(GIVEN))
 def test_a_given_generator_is_used_and_the_default_one_is_not(
-    draw: Callable[[Tensor, torch.Generator], Tensor], zeros: Tensor
+    draw: Callable[[Tensor, torch.Generator | None], Tensor], zeros: Tensor
 ) -> None:
     before = torch.get_rng_state()
     draws = []
@@ -139,6 +140,14 @@ def test_a_given_generator_is_used_and_the_default_one_is_not(
     assert all(torch.equal(one, other) for one, other in zip(*draws, strict=True))
     assert not all(torch.equal(draws[0][0], other) for other in draws[0][1:])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("draw", GIVEN.values(), ids=list(GIVEN))
+def test_no_generator_may_be_said(draw: Callable[[Tensor, torch.Generator | None], Tensor], zeros: Tensor) -> None:
+    torch.manual_seed(9)
+    first = value(draw(zeros, None))
+    torch.manual_seed(9)
+    assert torch.equal(value(draw(zeros, None)), first)
 
 
 def test_draws_of_one_distribution_are_what_they_should_be(worker: pt.Worker) -> None:

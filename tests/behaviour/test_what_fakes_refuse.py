@@ -1,7 +1,12 @@
-"""Torch's rules for fake tensors refuse some calls that its CPU kernels take: the worker is asked then."""
+"""Torch's rules for fake tensors refuse some calls that its CPU kernels take, and let pass some that those refuse."""
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from comparing import check_equal
+from torch import Tensor
 
 import ptrtensor as pt
 
@@ -56,3 +61,62 @@ def test_what_the_wire_would_not_take_is_refused_before(worker: pt.Worker) -> No
         torch.unbind_copy(torch.zeros(70000, device=worker.device))
     worker.recover()
     assert kept.tolist() == [1, 1]
+
+
+def filled(x: Tensor, places: tuple[Any, ...], values: Tensor) -> Tensor:
+    made = x[None].expand(3, 3, 4).clone()
+    made[places] = values
+    return made
+
+
+LET_PASS: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "max": lambda x, i: x[:0].max(),
+    "max of a dimension": lambda x, i: x[:0].max(0),
+    "min of a dimension": lambda x, i: x[:, :0].min(-1),
+    "median": lambda x, i: x[:0].median(0),
+    "index_put": lambda x, i: x.index_put((i,), torch.ones(5, device=x.device)),
+    "rows": lambda x, i: x.__setitem__(i, torch.ones(2, 4, device=x.device)),
+    "columns": lambda x, i: x.__setitem__((slice(None), i), torch.ones(4, 3, device=x.device)),
+    "apart": lambda x, i: filled(x, (i, slice(None), i), x),
+    "index_add_": lambda x, i: x.index_add_(-1, i, torch.ones(2, 3, device=x.device)),
+    "multinomial": lambda x, i: torch.multinomial(x, 9),
+    "bucketize": lambda x, i: torch.bucketize(x, x),
+}
+
+
+@pytest.mark.parametrize("name", LET_PASS)
+def test_shapes_that_fakes_let_pass_and_torch_does_not(name: str, virtual_worker: pt.VirtualWorker) -> None:
+    """At the line; the target is as it was."""
+    call = LET_PASS[name]
+    with pytest.raises((RuntimeError, IndexError)) as here:
+        call(torch.ones(3, 4), torch.arange(3))
+    there = torch.ones(3, 4, device=virtual_worker.device)
+    with pytest.raises(type(here.value)) as caught:
+        call(there, torch.arange(3, device=virtual_worker.device))
+    assert not isinstance(caught.value, pt.PtrTensorError) and str(caught.value) == str(here.value)
+    assert torch.equal(there.cpu(), torch.ones(3, 4))
+
+
+FITTING: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "max of another dimension": lambda x, i: x[:0].max(1),
+    "a number": lambda x, i: x.index_put((i,), torch.tensor(5.0, device=x.device)),
+    "one row": lambda x, i: x.index_put((i,), x[0]),
+    "one row for each": lambda x, i: x.index_put((i[:, None],), x[0]),
+    "columns": lambda x, i: x.t().index_put((i, i), x[:, 0]),
+    "apart": lambda x, i: filled(x, (i, slice(None), i), x[:, :3]),
+    "behind": lambda x, i: filled(x, (slice(None), i, i), x[:, :3]),
+    "a mask": lambda x, i: x.index_put((x > 0,), torch.arange(12.0, device=x.device)),
+    "a mask of rows": lambda x, i: x.index_put((i > 0,), x[1:]),
+    "nothing chosen": lambda x, i: x.index_put((i[:0],), x[:0]),
+    "index_add": lambda x, i: x.index_add(-2, i, x),
+    "index_add of a number": lambda x, i: x[0, 0].index_add(0, i[0], x[1, 1]),
+    "multinomial": lambda x, i: torch.multinomial(x, 9, replacement=True).shape,
+}
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_shapes_that_are_right(name: str, virtual_worker: pt.VirtualWorker) -> None:
+    value, places = torch.arange(1.0, 13).view(3, 4), torch.arange(3)
+    expected = FITTING[name](value, places)
+    got = FITTING[name](pt.send(value, virtual_worker), pt.send(places, virtual_worker))
+    check_equal(got, expected, virtual_worker)

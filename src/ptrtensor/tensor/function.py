@@ -3,8 +3,9 @@
 Almost every call goes on as it is. Its cost is paid on every call, so the tables are short and looked up once.
 """
 
+import operator
 from collections.abc import Callable
-from typing import Final
+from typing import Final, SupportsIndex
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +99,27 @@ def by_size(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
     return Tensor.new_empty, (pointer, sizes[0] if sizes and isinstance(sizes[0], torch.Size) else sizes or [0]), {}
 
 
+def check_classes(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
+    """For a tensor subclass `one_hot` does not look at the values; `scatter` does, where they are."""
+
+    def checked(input: Tensor, num_classes: SupportsIndex = -1) -> object:
+        count = operator.index(num_classes)
+        if input.dtype != torch.int64:
+            return func(input, count)
+        if not input.numel() and count <= 0:
+            raise RuntimeError("Can not infer total number of classes from empty tensor.")
+        if count == -1:
+            least, most = torch.stack(torch.aminmax(input)).tolist()
+            if least < 0:
+                raise RuntimeError("Class values must be non-negative.")
+            count = most + 1
+        if count <= 0:
+            raise RuntimeError("Class values must be smaller than num_classes.")
+        return input.new_zeros((*input.shape, count)).scatter_(-1, input.unsqueeze(-1), 1)
+
+    return checked, args, kwargs
+
+
 def settle_marks(func: Func, args: Args, kwargs: Kwargs, wrap: Wrap) -> Prepared:
     """The last of what `torch.load` does to a tensor."""
     pointer = args[0]
@@ -116,6 +138,7 @@ PREPARED: Final[dict[Func, Prepare]] = {
     Tensor.tensor_split: fetch_indices,
     torch.ctc_loss: send_lengths,
     F.ctc_loss: send_lengths,
+    F.one_hot: check_classes,
     torch.linalg.matrix_rank: write_out,
     torch.matmul: write_out,
     Tensor.new: by_size,

@@ -5,7 +5,7 @@ shapes for BatchNorm in eval mode, than the CPU's.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
@@ -18,20 +18,24 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from ptrtensor._torch.memory import meta_of, offset_of
-from ptrtensor._torch.names import DTYPES
 from ptrtensor._torch.state import isolated
-from ptrtensor._torch.subclass import with_lazy_bits
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.locks import process_lock
-from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.cache import Change, Extent
-from ptrtensor.tensor.operation import Kind, Operation
+from ptrtensor.tensor.fakes import Fakes, extent_of
+from ptrtensor.tensor.misfits import is_suspect
+from ptrtensor.tensor.operation import Args, Kind, Kwargs, Operation
+from ptrtensor.tensor.trial import (
+    TRIED_ELEMENTS,
+    Dtypes,
+    dtypes_of,
+    elements,
+    is_expanded,
+    is_mixed,
+    is_of_dtypes,
+    is_small,
+)
 from ptrtensor.tensor.uninterrupted import uninterrupted
-from ptrtensor.wire.metadata import TensorMeta
-
-TRIED_ELEMENTS: Final = 1 << 26
-"""Arguments of so many elements are made of zeros to hear torch's own error; such zeros take no memory as yet."""
 
 UNPREDICTABLE: Final = (
     DataDependentOutputException,
@@ -39,6 +43,10 @@ UNPREDICTABLE: Final = (
     UnsupportedOperatorException,
     NotImplementedError,
 )
+
+
+Inferred = tuple[list[Extent | None], list[Change]]
+"""The fresh results, and the arguments whose metadata the operation changes."""
 
 
 class Unpredictable(Exception):
@@ -52,10 +60,10 @@ class Inference:
         self._device = device
         self._mode: FakeTensorMode | None = None
         self._lock = lock
+        self._taken: set[tuple[int, Dtypes]] = set()
+        """Operations, with dtypes that they were found to take."""
 
-    def __call__(
-        self, operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> tuple[list[Extent | None], list[Change]]:
+    def __call__(self, operation: Operation, args: Args, kwargs: Kwargs) -> Inferred:
         """The fresh results, and the arguments whose metadata the operation changes.
 
         :raises Unpredictable: the result depends on values.
@@ -66,52 +74,64 @@ class Inference:
         # Torch's modes do not survive Ctrl-C: struck inside one, the process may even be ended.
         return uninterrupted(lambda: isolated(self._infer, operation, args, kwargs))
 
-    def _infer(
-        self, operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> tuple[list[Extent | None], list[Change]]:
+    def _infer(self, operation: Operation, args: Args, kwargs: Kwargs) -> Inferred:
         with self._lock, quiet():
-            can_try = self._device.type == "cpu" and elements(args) <= TRIED_ELEMENTS
-            if operation.is_unlike_fakes and not can_try:
+            given = elements(args) + elements(kwargs.values())
+            can_try = self._device.type == "cpu" and given <= TRIED_ELEMENTS
+            dtypes = dtypes_of(args, kwargs)
+            mixed = is_mixed(operation, dtypes)
+            if not can_try and (operation.is_unlike_fakes or (operation.is_unlike_fakes_when_mixed and mixed)):
                 raise Unpredictable
-            if can_try and (operation.is_unlike_fakes or is_mixed(operation, args) or is_expanded(operation, args)):
-                zeros = Fakes(None, self._device, with_offset=operation.offset_matters)
-                return fresh_results(operation, zeros.run(operation, args, kwargs)), zeros.changes()
-            if self._mode is None:
-                self._mode = FakeTensorMode(allow_fallback_kernels=False)
-                self._mode.cache_enabled = False  # what it remembers of an `out=` that grew leaves the growing out
-            try:
-                with self._mode:
-                    fakes = Fakes(self._mode, self._device, with_offset=operation.offset_matters)
-                    returned = fakes.run(operation, args, kwargs)
-                    return masked(operation, args, fresh_results(operation, returned)), fakes.changes()
-            except UnsupportedOpError:
-                raise  # ours: what comes of it cannot live behind a pointer
-            except UNPREDICTABLE as error:
-                raise Unpredictable from error
-            except Exception as error:
-                raise native_error(operation, args, kwargs, error) from None
+            if can_try and (operation.is_unlike_fakes or is_expanded(operation, args)):
+                return self._on_zeros(operation, args, kwargs)
+            inferred = self._on_fakes(operation, args, kwargs)
+            if not can_try or (operation.draws and "generator" not in operation.argument_names):
+                return inferred
+            if is_suspect(operation, args, kwargs):
+                self._on_zeros(operation, args, kwargs)
+            made = given + sum(extent.meta.elements for extent in inferred[0] if extent is not None)
+            if mixed and made <= TRIED_ELEMENTS and not operation.is_in_place:
+                return self._tried(operation, args, kwargs, inferred)
+            if (operation.number, dtypes) not in self._taken and is_small(operation, dtypes, made):
+                self._tried(operation, args, kwargs, inferred)
+                self._taken.add((operation.number, dtypes))
+            return inferred
+
+    def _tried(self, operation: Operation, args: Args, kwargs: Kwargs, inferred: Inferred) -> Inferred:
+        """What comes of zeros.
+
+        :raises Exception: torch's own, for dtypes that it does not take.
+        """
+        try:
+            return self._on_zeros(operation, args, kwargs)
+        except Exception as error:
+            if is_of_dtypes(error):
+                raise
+        return inferred
+
+    def _on_zeros(self, operation: Operation, args: Args, kwargs: Kwargs) -> Inferred:
+        zeros = Fakes(None, self._device, with_offset=operation.offset_matters)
+        returned = zeros.run(operation, args, kwargs)
+        return masked(operation, args, fresh_results(operation, returned)), zeros.changes()
+
+    def _on_fakes(self, operation: Operation, args: Args, kwargs: Kwargs) -> Inferred:
+        if self._mode is None:
+            self._mode = FakeTensorMode(allow_fallback_kernels=False)
+            self._mode.cache_enabled = False  # what it remembers of an `out=` that grew leaves the growing out
+        try:
+            with self._mode:
+                fakes = Fakes(self._mode, self._device, with_offset=operation.offset_matters)
+                returned = fakes.run(operation, args, kwargs)
+                return masked(operation, args, fresh_results(operation, returned)), fakes.changes()
+        except UnsupportedOpError:
+            raise  # ours: what comes of it cannot live behind a pointer
+        except UNPREDICTABLE as error:
+            raise Unpredictable from error
+        except Exception as error:
+            raise native_error(operation, args, kwargs, error) from None
 
 
-def is_mixed(operation: Operation, args: tuple[object, ...]) -> bool:
-    """Whether normalisation is given parameters of another dtype."""
-    return (
-        operation.is_unlike_fakes_when_mixed and len({value.dtype for value in args if isinstance(value, Tensor)}) > 1
-    )
-
-
-def is_expanded(operation: Operation, args: tuple[object, ...]) -> bool:
-    """Whether a pointwise operation is given an expanded tensor: fakes order the strides of its result otherwise."""
-    return operation.numbers_are_fields and any(
-        stride == 0 and size > 1
-        for value in args
-        if isinstance(value, Pointer)
-        for size, stride in zip(value._meta.shape, value._meta.stride, strict=True)
-    )
-
-
-def native_error(
-    operation: Operation, args: tuple[object, ...], kwargs: dict[str, object], error: Exception
-) -> Exception:
+def native_error(operation: Operation, args: Args, kwargs: Kwargs, error: Exception) -> Exception:
     """What torch itself raises for such arguments: fakes' rules in Python have other errors, and refuse more.
 
     Asked on zeros of the same shapes, where they are not too large; else on `meta` tensors.
@@ -131,13 +151,6 @@ def native_error(
     return error
 
 
-def elements(values: Iterable[object]) -> int:
-    return sum(
-        elements(value) if isinstance(value, list | tuple) else value.numel() if isinstance(value, Tensor) else 0
-        for value in values
-    )
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """An operation that fails on fakes is the caller's error and is raised; torch logs it as its own as well."""
@@ -151,68 +164,6 @@ def quiet() -> Iterator[None]:
 
 def refuse_record(record: logging.LogRecord) -> bool:
     return False
-
-
-class Fakes:
-    """The fakes of one call: one for each tensor, however often it is an argument."""
-
-    def __init__(self, mode: FakeTensorMode | None, device: torch.device, *, with_offset: bool) -> None:
-        self._mode = mode
-        self._device = device
-        self._with_offset = with_offset
-        self._by_identity: dict[int, Tensor] = {}
-        self._in_order: list[tuple[Tensor, Extent]] = []
-
-    def run(self, operation: Operation, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        fake_args = [self.of(value) for value in args]
-        fake_kwargs = {name: self.of(value) for name, value in kwargs.items()}
-        returned: object = operation.op(*fake_args, **fake_kwargs)
-        return returned
-
-    def of(self, value: object) -> object:
-        if isinstance(value, list | tuple):
-            return [self.of(item) for item in value]
-        if isinstance(value, Tensor):
-            fake = self._by_identity.get(id(value))
-            if fake is None:
-                fake = self._by_identity[id(value)] = self._fake(value)
-            self._in_order.append((fake, extent_of(fake)))
-            return fake
-        if isinstance(value, torch.device):
-            return self._device
-        if isinstance(value, torch.Generator):
-            return None
-        return value
-
-    def _fake(self, value: Tensor) -> Tensor:
-        if not isinstance(value, Pointer):
-            return value if self._mode is None else self._mode.from_tensor(value)
-        offset = offset_of(value) if self._with_offset else 0
-        return fake_of(value._meta, offset, self._device, real=self._mode is None)
-
-    def changes(self) -> list[Change]:
-        return [
-            Change(place, extent_of(fake))
-            for place, (fake, before) in enumerate(self._in_order)
-            if extent_of(fake) != before
-        ]
-
-
-def fake_of(meta: TensorMeta, offset: int, device: torch.device, *, real: bool) -> Tensor:
-    """A fake with this metadata, under the mode; without it a real tensor, of zeros."""
-    dtype = DTYPES[meta.dtype]
-    if offset or real:
-        extent = sum((size - 1) * stride for size, stride in zip(meta.shape, meta.stride, strict=True)) + 1
-        make = torch.zeros if real else torch.empty
-        storage = make(offset + max(extent, 0), dtype=dtype, device=device)
-        fake = storage.as_strided(meta.shape, meta.stride, offset)
-    else:
-        fake = torch.empty_strided(meta.shape, meta.stride, dtype=dtype, device=device)
-    return with_lazy_bits(fake, meta.conj, meta.neg)
-
-
-def extent_of(tensor: Tensor) -> Extent:
-    return Extent(meta_of(tensor), offset_of(tensor))
 
 
 def fresh_results(operation: Operation, returned: object) -> list[Extent | None]:

@@ -80,16 +80,12 @@ UNLIKE_FAKES: Final = frozenset(
 
 UNLIKE_FAKES_WHEN_MIXED: Final = frozenset(
     {
-        "aten::native_batch_norm",
-        "aten::_native_batch_norm_legit",
-        "aten::_native_batch_norm_legit_functional",
-        "aten::_batch_norm_with_update",
-        "aten::native_layer_norm",
-        "aten::native_group_norm",
-        "aten::native_group_norm_backward",
+        "aten::mse_loss_backward",
+        "aten::smooth_l1_loss_backward",
+        "aten::soft_margin_loss",
     }
 )
-"""The same, where the input is of lower precision than the parameters: the dtypes of the statistics differ."""
+"""The same on every device, where several floating dtypes are given: torch's rule for fakes promotes them."""
 
 
 Args = tuple[object, ...]
@@ -121,7 +117,7 @@ class Operation:
         self.op = op
         self.number = number
         self.name = op_name(op)
-        packet = packet_name(op)
+        self.packet = packet = packet_name(op)
         self.draws = has_tag(op, "nondeterministic_seeded")
         self.local_arguments = LOCAL_ARGUMENTS.get(packet, ())
         self.is_unlike_fakes = packet in UNLIKE_FAKES

@@ -247,7 +247,7 @@ def form(call: Call) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
     keywords = {
         name: argument(call.operation, value)
         for name, value in call.kwargs.items()
-        if name in names and not isinstance(value, torch.Generator)
+        if name in names and name != "generator"  # the worker's own, seeded by the command
     }
     return positional, keywords
 
