@@ -4,7 +4,6 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NoReturn
 
@@ -15,9 +14,10 @@ from ptrtensor._torch.memory import allocate, meta_of
 from ptrtensor.client.client import Client
 from ptrtensor.client.reference import Reference
 from ptrtensor.errors import IdentityError, PtrTensorError, WorkerLostError
+from ptrtensor.paths import path_of
 from ptrtensor.progress import terminal_bars
 from ptrtensor.tensor import worker as tensor_worker
-from ptrtensor.tensor.arguments import checked_tags, checked_texts, shown
+from ptrtensor.tensor.arguments import check_publishable, checked_tags, checked_texts, shown
 from ptrtensor.tensor.autocast import Autocast
 from ptrtensor.tensor.hook import TorchHook
 from ptrtensor.tensor.pointer import PointerTensor, wrap
@@ -117,6 +117,7 @@ class VirtualWorker(ConnectedWorker):
 
         :raises PtrTensorError: a tag is no str, or the tensor cannot live at a worker.
         """
+        check_publishable(tensor)
         meta = meta_of(tensor)
         contiguous = intern(meta.shape, contiguous_stride(meta.shape), meta.dtype)
         texts = checked_tags(tags)
@@ -237,7 +238,7 @@ class RemoteWorker(ConnectedWorker):
         peer = f"worker {name}"
         transport: SocketTransport
         if identity is not None and trust is not None:
-            credentials = Credentials(Path(identity), Path(trust))
+            credentials = Credentials(path_of(identity, "identity"), path_of(trust, "trust"))
             dialer = Dialer(host, port, credentials, name, id is not None, connect_seconds)
             patience = keep_alive_seconds, reconnect_seconds, refused_seconds
             transport = Linked(dialer, peer, *patience, sending, receiving, allocate)

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,8 @@ from torch import Tensor
 from ptrtensor._torch.memory import bytes_of, dense, meta_of
 from ptrtensor.errors import AuditError, PtrTensorError
 from ptrtensor.owner.options import Options, lease_of, memory_of
-from ptrtensor.tensor.arguments import checked_tags, checked_texts
+from ptrtensor.paths import path_of
+from ptrtensor.tensor.arguments import check_publishable, checked_tags, checked_texts
 
 if TYPE_CHECKING:
     from ptrtensor.owner.server import Server
@@ -63,13 +63,13 @@ class DataServer(AbstractContextManager["DataServer"]):
         (self.id,) = checked_texts((id,), "DataServer(id=)")
         options = Options(
             id=self.id,
-            identity=Path(identity),
-            trust=Path(trust),
+            identity=path_of(identity, "identity"),
+            trust=path_of(trust, "trust"),
             listen=listen,
-            data=tuple(map(Path, data)),
-            policy=None if policy is None else Path(policy),
-            state=Path(state),
-            audit=None if audit is None else Path(audit),
+            data=tuple(path_of(file, "data") for file in data),
+            policy=None if policy is None else path_of(policy, "policy"),
+            state=path_of(state, "state"),
+            audit=None if audit is None else path_of(audit, "audit"),
             compute_device=str(compute_device),
             threads=threads,
             sessions=sessions,
@@ -102,6 +102,7 @@ class DataServer(AbstractContextManager["DataServer"]):
         """
         if self._is_closed:
             raise PtrTensorError(f"the server {self.id} is closed: publish before")
+        check_publishable(tensor)
         texts = checked_tags(tags)
         name, description = checked_texts((name, description), "publish()")
         meta_of(tensor)  # refuses layouts and dtypes that no pointer has

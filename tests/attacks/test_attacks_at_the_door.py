@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import logging
 import os
+import shutil
 import socket
 import ssl
 import threading
@@ -20,13 +22,13 @@ from wire_samples import frame
 
 import ptrtensor as pt
 from ptrtensor.errors import ProtocolError, PtrTensorError
-from ptrtensor.owner import keys, server, session_process, status
+from ptrtensor.owner import server, session_process, status
 from ptrtensor.owner.hosted_session import Patience
 from ptrtensor.owner.server import MAX_HANDSHAKES, Limits
 from ptrtensor.owner.session_process import SessionProcess
 from ptrtensor.transport.dialing import read_exactly
 from ptrtensor.transport.resumable import HEADER as LINK_HEADER
-from ptrtensor.transport.resumable import NO_TOKEN, OPENING, STATUS, Kind, Opening
+from ptrtensor.transport.resumable import NO_TOKEN, OPENING, STATUS, Kind, Opening, end
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -78,7 +80,7 @@ def trusted_expired(begins: timedelta, ends: timedelta) -> Callable[[Path], Path
         name = f"old{begins.days}"
         if not (folder / name).exists():
             odd_identity(folder / name, begins=begins, ends=ends)
-            keys.trust(folder / name / f"{name}.pem", folder / "trusted")
+            shutil.copy(folder / name / f"{name}.pem", folder / "trusted")
         return folder / name
 
     return make
@@ -314,6 +316,25 @@ def test_nor_do_trusted_clients(attacked: Besieged) -> None:
     told = [record for record in attacked.news() if str(record["event"]).endswith("refused")]
     assert sum(int(str(record["count"])) for record in told) == 40
     assert len(told) <= 14
+
+
+def test_nor_does_one_that_comes_back_to_its_session_again_and_again(
+    attacked: Besieged, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = attacked.server.resumptions.count
+    with caplog.at_level(logging.INFO, "ptrtensor.serve"):
+        way = LinkWay(attacked, attacked.folder / "alice")
+        for _ in range(40):
+            way.close()
+            way = LinkWay(attacked, attacked.folder / "alice", way.token, way.link)
+        assert eventually(lambda: attacked.server.resumptions.count >= before + 40)
+        attacked.server.resumptions.tell()
+    way.frames(end(""))
+    attacked.wait_until_left("alice")
+    way.close()
+    told = [record for record in caplog.records if record.message == "session resumed"]
+    assert sum(record.__dict__["count"] for record in told) == 40
+    assert len(told) <= 7
 
 
 # --- when the server is short of something

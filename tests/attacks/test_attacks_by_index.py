@@ -8,12 +8,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 import torch
 from by_hand import At, ByHand, Deviceless, Part
+from torch import Tensor
+
+from ptrtensor.worker.checked_operations import PACKED
+from ptrtensor.worker.operations import operation
 
 TESTS: Final = Path(__file__).parents[1]
 SCRIPT: Final = TESTS / "attacks" / "fuzzing" / "reproducing.py"
@@ -29,9 +34,73 @@ def outcomes(way: str) -> list[tuple[str, str]]:
 
 
 def test_each_ends_as_an_error_of_its_command() -> None:
+    """Or runs on copies of what its kernel would have taken for contiguous."""
     found = outcomes("checked")
     assert len(found) == len(REPRODUCERS) > 100
-    assert [op for op, error in found if "Error: " not in error] == []
+    assert [op for op, error in found if "Error: " not in error and op.removeprefix("aten::") not in PACKED] == []
+
+
+CHANNELS: Final = 2000
+
+
+def stretched(value: float) -> Tensor:
+    """Memory for one number, in the place of many."""
+    return torch.full((1,), value).expand(CHANNELS)
+
+
+def scattered(value: float) -> Tensor:
+    """Numbers with others between them."""
+    return torch.tensor([value, 1e9, -1e9]).repeat(CHANNELS)[::3]
+
+
+X = torch.randn(2, CHANNELS, generator=torch.Generator().manual_seed(1))
+MASK = [True, True, True]
+
+NEEDS_CONTIGUOUS: dict[str, tuple[str, Callable[[Callable[[float], Tensor]], list[object]]]] = {
+    "the weight of a batch norm": (
+        "native_batch_norm_backward",
+        lambda make: [X, X, make(0.5), None, None, X.mean(0), X.std(0), True, 1e-5, MASK],
+    ),
+    "the statistics that it saved": (
+        "native_batch_norm_backward",
+        lambda make: [X, X, None, None, None, make(0.5), make(2.0), True, 1e-5, MASK],
+    ),
+    "its running statistics": (
+        "native_batch_norm_backward",
+        lambda make: [X, X, None, make(0.5), make(2.0), None, None, False, 1e-5, MASK],
+    ),
+    "the weight of a group norm": (
+        "native_group_norm",
+        lambda make: [X[:, :, None], make(0.5), make(1.5), 2, CHANNELS, 1, 4, 1e-5],
+    ),
+    "a median": ("median", lambda make: [make(0.5)]),
+    "a median of numbers": ("nanmedian", lambda make: [make(0.5)]),
+}
+
+
+@pytest.mark.parametrize("make", [stretched, scattered])
+@pytest.mark.parametrize("case", NEEDS_CONTIGUOUS)
+def test_what_a_kernel_takes_for_contiguous_is_contiguous(case: str, make: Callable[[float], Tensor]) -> None:
+    """Else it reads beside what it was given, and gives it away."""
+    name, arguments = NEEDS_CONTIGUOUS[case]
+    kernel = operation(f"aten::{name}").kernel
+    found, wanted = kernel(*arguments(make)), kernel(*arguments(lambda value: make(value).contiguous()))
+    several = isinstance(wanted, tuple)
+    for one, other in zip(found if several else [found], wanted if several else [wanted], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_batch_norm_by_one_weight_for_all_has_its_gradients() -> None:
+    hand = ByHand()
+    weight = Part(hand.put(torch.ones(1)), 0, (CHANNELS,), (0,))
+    x = At(hand.put(X))
+    ones = At(hand.put(torch.ones(2, CHANNELS)))
+    mean, deviation = At(hand.put(torch.zeros(CHANNELS))), At(hand.put(torch.ones(CHANNELS)))
+    first = hand.run(
+        *("aten::native_batch_norm_backward", ones, x, weight, mean, deviation, mean, deviation, False, 0.0, MASK),
+        expect=[X, torch.zeros(CHANNELS), torch.zeros(CHANNELS)],
+    )
+    assert torch.equal(hand.fetch(first), torch.ones(2, CHANNELS))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or shutil.which("cc") is None, reason="needs guard.c")

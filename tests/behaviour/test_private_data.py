@@ -163,6 +163,13 @@ def test_every_way_out_is_closed(patients: pt.PointerTensor, ask: Callable[[Tens
         ask(patients)
 
 
+def test_what_is_too_large_to_be_released_is_not_asked_for(patients: pt.PointerTensor) -> None:
+    large = patients.reshape(-1)[:1].expand(5 * 2**20)
+    assert isinstance(large, pt.PointerTensor)
+    with pytest.raises(pt.PtrTensorError, match="takes values of up to 16777216 bytes, and this one has"):
+        large.request("for science")
+
+
 def test_it_does_not_move_to_another_worker(patients: pt.PointerTensor, second_worker: pt.VirtualWorker) -> None:
     with pytest.raises(pt.PermissionDeniedError):
         patients.move(second_worker)

@@ -144,13 +144,16 @@ def test_a_pointer_is_fetched(server: pt.DataServer, virtual_worker: pt.VirtualW
         ({"tags": "#x"}, pt.PtrTensorError, "a list of tags"),
         ({"tags": [1]}, pt.PtrTensorError, "takes texts"),
         ({"description": None}, pt.PtrTensorError, "takes texts"),
+        ({"tags": None}, pt.PtrTensorError, "a list of tags, .* not None"),
         ({"tensor": torch.ones(2, 2).to_sparse()}, pt.UnsupportedOpError, "layout"),
+        ({"tensor": [1, 2]}, pt.PtrTensorError, r"takes a tensor, for instance .*, not \[1, 2\] \(list\)"),
+        ({"tensor": torch.ones(2, device="meta")}, pt.PtrTensorError, "takes a tensor with values"),
     ],
 )
 def test_what_cannot_be_published(
     server: pt.DataServer, given: dict[str, Any], error: type[Exception], said: str
 ) -> None:
-    before = server._prepared.datasets.publications, server._server._publications
+    before = server._prepared.datasets.publications, dict(server._server._publications)
     with pytest.raises(error, match=said):
         server.publish(**{"tensor": torch.ones(2), "name": "x", **given})
     assert (server._prepared.datasets.publications, server._server._publications) == before
@@ -206,6 +209,10 @@ def test_without_room_for_its_log_it_publishes_nothing_and_says_so(
         ({"max_memory": "8 GB"}, "max_memory: a size is"),
         ({"lease": float("nan")}, "lease: nan is no number of seconds"),
         ({"lease": -1}, "lease: -1 is no number of seconds"),
+        ({"lease": "300"}, "lease is a number of seconds, not '300'"),
+        ({"id": ""}, "id is a text of 1 to 200 printable characters"),
+        ({"id": "bob\n"}, "id is a text of 1 to 200 printable characters"),
+        ({"identity": None}, "identity takes a path, not None"),
         ({"sessions": 0}, "sessions is a whole number from 1, not 0"),
         ({"threads": 1.5}, "threads is a whole number from 1, not 1.5"),
         ({"compute_device": "cuda:77"}, "'cuda:77'"),

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from ptrtensor.cli.output import named_errors, printable
+from ptrtensor.cli.paths import path
 from ptrtensor.errors import AuditError, PtrTensorError
 from ptrtensor.owner.audit import Chain, Event, Fields, moment_of, records
 
@@ -15,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, help="What happened, and that nobody cha
 
 HEADING: Final = ("number", "time", "event")
 
-AuditFile = Annotated[Path, typer.Argument(help="The log, as `serve --audit` wrote it.", metavar="FILE")]
+AuditFile = Annotated[Path, typer.Argument(parser=path, help="The log, as `serve --audit` wrote it.", metavar="FILE")]
 
 
 SINCE: Final = [

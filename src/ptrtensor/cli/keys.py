@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ptrtensor.cli.output import named_errors
+from ptrtensor.cli.paths import path
 from ptrtensor.owner import keys
 from ptrtensor.transport.tls import Credentials
 
@@ -15,10 +16,10 @@ app = typer.Typer(no_args_is_help=True, help="Identities, and whom to trust.")
 @app.command("new")
 def new(
     name: Annotated[str, typer.Argument(help="Whose identity it is, for instance bob.")],
-    into: Annotated[Path, typer.Option(help="Where the directory NAME is made.", metavar="DIR")] = Path(),
+    into: Annotated[Path, typer.Option(parser=path, help="Where the directory NAME is made.", metavar="DIR")] = Path(),
     days: Annotated[int, typer.Option(min=1, max=36500, help="How long it is valid.")] = 730,
     signed_by: Annotated[
-        Path | None, typer.Option(help="Identity of an authority that signs it; else it signs itself.")
+        Path | None, typer.Option(parser=path, help="Identity of an authority that signs it; else it signs itself.")
     ] = None,
     authority: Annotated[bool, typer.Option("--authority", help="It may sign for others.")] = False,
 ) -> None:
@@ -32,10 +33,10 @@ def new(
 
 @app.command("trust")
 def trust(
-    file: Annotated[Path, typer.Argument(help="A certificate, NAME.pem of an identity.", metavar="FILE")],
-    trust: Annotated[Path, typer.Option(help="Directory of the certificates that are trusted.", metavar="DIR")] = Path(
-        "trusted"
-    ),
+    file: Annotated[Path, typer.Argument(parser=path, help="A certificate, NAME.pem of an identity.", metavar="FILE")],
+    trust: Annotated[
+        Path, typer.Option(parser=path, help="Directory of the certificates that are trusted.", metavar="DIR")
+    ] = Path("trusted"),
     authority: Annotated[
         bool, typer.Option("--authority", help="It is an authority's, and I trust all that it signs.")
     ] = False,
@@ -48,7 +49,9 @@ def trust(
 
 
 @app.command("show")
-def show(file: Annotated[Path, typer.Argument(help="A certificate, NAME.pem of an identity.", metavar="FILE")]) -> None:
+def show(
+    file: Annotated[Path, typer.Argument(parser=path, help="A certificate, NAME.pem of an identity.", metavar="FILE")],
+) -> None:
     """Say whose certificate it is, until when it is valid, and its fingerprint."""
     with named_errors():
         certificate = keys.read_certificate(file)

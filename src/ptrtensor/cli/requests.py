@@ -11,12 +11,15 @@ import typer
 
 from ptrtensor._torch.memory import tensor_of
 from ptrtensor.cli.output import named_errors, printable
+from ptrtensor.cli.paths import path
 from ptrtensor.owner.requests import Decision, Request, Requests
 from ptrtensor.owner.state import State
 
 app = typer.Typer(no_args_is_help=True, help="What clients ask to be released, and what you say to it.")
 
-StateFile = Annotated[Path, typer.Option("--state", help="The file that `serve --state` keeps.", metavar="FILE")]
+StateFile = Annotated[
+    Path, typer.Option("--state", parser=path, help="The file that `serve --state` keeps.", metavar="FILE")
+]
 Id = Annotated[str, typer.Argument(help="Of the request, as `list` shows it.", metavar="ID")]
 Answer = Annotated[str, typer.Option(help="A word to whoever asked.", metavar="TEXT")]
 

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from ptrtensor.cli.output import named_errors
+from ptrtensor.cli.paths import path
 from ptrtensor.cli.signals import Signals
 from ptrtensor.owner.logs import log_to_standard_error
 from ptrtensor.owner.options import Options, lease_of, memory_of
@@ -18,25 +19,29 @@ log: Final = logging.getLogger("ptrtensor.serve")
 
 def serve(
     id: Annotated[str, typer.Option(help="The worker's name.")],
-    identity: Annotated[Path, typer.Option(help="Directory of this side's certificate and key.", metavar="DIR")],
-    trust: Annotated[Path, typer.Option(help="Directory of the certificates that are trusted.", metavar="DIR")] = (
-        Options.trust
-    ),
+    identity: Annotated[
+        Path, typer.Option(parser=path, help="Directory of this side's certificate and key.", metavar="DIR")
+    ],
+    trust: Annotated[
+        Path, typer.Option(parser=path, help="Directory of the certificates that are trusted.", metavar="DIR")
+    ] = (Options.trust),
     listen: Annotated[str, typer.Option(help="Address to listen on; port 0: any free one.", metavar="HOST:PORT")] = (
         Options.listen
     ),
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="File, or directory of files, to publish; may be given again.", metavar="FILE|DIR"),
+        typer.Option(
+            parser=path, help="File, or directory of files, to publish; may be given again.", metavar="FILE|DIR"
+        ),
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option(help="Rules of what may leave; without it nothing may.", metavar="FILE")
+        Path | None, typer.Option(parser=path, help="Rules of what may leave; without it nothing may.", metavar="FILE")
     ] = None,
-    state: Annotated[Path, typer.Option(help="Where requests and the day's quotas are kept.", metavar="FILE")] = (
-        Options.state
-    ),
+    state: Annotated[
+        Path, typer.Option(parser=path, help="Where requests and the day's quotas are kept.", metavar="FILE")
+    ] = (Options.state),
     audit: Annotated[
-        Path | None, typer.Option(help="Log that is only added to, of all that happens.", metavar="FILE")
+        Path | None, typer.Option(parser=path, help="Log that is only added to, of all that happens.", metavar="FILE")
     ] = None,
     compute_device: Annotated[
         str, typer.Option(help="Where operations run, for instance cuda.")

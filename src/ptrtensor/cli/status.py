@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from ptrtensor.cli.output import named_errors, printable
+from ptrtensor.cli.paths import path
 from ptrtensor.owner.status import ask_status
 from ptrtensor.transport.addresses import parse_address
 
 
 def status(
     address: Annotated[str, typer.Argument(help="Where the worker listens.", metavar="HOST:PORT")],
-    identity: Annotated[Path, typer.Option(help="Directory of the worker's own identity.", metavar="DIR")],
+    identity: Annotated[Path, typer.Option(parser=path, help="Directory of the worker's own identity.", metavar="DIR")],
     seconds: Annotated[float, typer.Option(min=0.1, help="How long to wait for an answer.")] = 10.0,
 ) -> None:
     """Say how a worker is, to its owner: who connects with the identity that it serves with."""

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import msgspec
 
 from ptrtensor.errors import AuditError
-from ptrtensor.owner.claims import claimed
+from ptrtensor.owner.claims import claimed, give_up
 
 BEFORE_THE_FIRST: Final = "0" * 64
 
@@ -48,6 +48,10 @@ MAX_LINE_BYTES: Final = 128 * 1024**2
 """More than any record has; what is longer is not read into memory."""
 
 
+class AuditClosedError(AuditError):
+    """The server has stopped and closed its log; whatever should have stood there must not happen any more."""
+
+
 class Audit:
     """One log, written by one process.
 
@@ -56,6 +60,9 @@ class Audit:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._place = path.absolute()  # the program may go to another directory
+        self._process = os.getpid()
+        self._is_closed = False
         self._lock = threading.Lock()
         self._chain = Chain()
         if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
@@ -69,7 +76,7 @@ class Audit:
             for _ in records(path, self._chain):
                 pass
         except BaseException as error:
-            os.close(self._file)
+            give_up(self._file)
             if isinstance(error, AuditError):
                 error.add_note("Keep the log as it is, and name another file with --audit.")
             raise
@@ -77,10 +84,13 @@ class Audit:
     def record(self, event: str, **fields: object) -> None:
         """Add a line.
 
+        :raises AuditClosedError: the log was closed.
         :raises AuditError: it could not be written; whatever it is about must not happen then.
         """
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
         with self._lock:
+            if self._is_closed:  # another file may have its number by now
+                raise AuditClosedError(f"the audit log {self.path} is closed, and says nothing of this: {event}")
             line: Fields = {"number": self._chain.count, "time": time, "event": event, **fields}
             body = msgspec.json.encode(line, enc_hook=str)[:-1]
             digest = digest_of(self._chain.last, body)
@@ -88,7 +98,7 @@ class Audit:
             if len(written) > MAX_LINE_BYTES:
                 raise AuditError(f"the audit log {self.path} takes no line of {len(written)} bytes")
             try:
-                size = os.fstat(self._file).st_size
+                size = self._size()
                 if os.write(self._file, written) < len(written):
                     os.ftruncate(self._file, size)  # no server goes on with a log that ends within a line
                     raise AuditError(f"the audit log {self.path} cannot be written: the disk is full")
@@ -97,10 +107,30 @@ class Audit:
             self._chain.count += 1
             self._chain.last = digest
 
+    def _size(self) -> int:
+        """:raises AuditError: somebody moved or removed it, and would not find in it what is written."""
+        found = os.fstat(self._file)
+        try:
+            is_there = os.path.samestat(found, os.stat(self._place))
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            raise AuditError(f"the audit log {self.path} was moved or removed while it was written: put it back")
+        return found.st_size
+
     def close(self) -> None:
+        """On the disk, and for others to write on; may be called twice."""
         with self._lock:
-            os.fsync(self._file)
-            os.close(self._file)
+            if self._is_closed:
+                return
+            self._is_closed = True
+            try:
+                os.fsync(self._file)
+            finally:
+                if os.getpid() == self._process:
+                    give_up(self._file)
+                else:
+                    os.close(self._file)  # in a forked child the lock is the parent's
 
 
 class Chain:

@@ -39,7 +39,7 @@ class Datasets(AbstractContextManager["Datasets"]):
         :raises DatasetError: a file cannot be read, or there is none.
         """
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix in READERS)
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in READERS and file.is_file())
             if not files:
                 raise DatasetError(f"{path} has no file of these: {', '.join(READERS)}")
             for file in files:
@@ -47,7 +47,7 @@ class Datasets(AbstractContextManager["Datasets"]):
             return
         if not path.exists():
             raise DatasetError(f"{path} is not there")
-        reader = READERS.get(path.suffix)
+        reader = READERS.get(path.suffix.lower()) if path.is_file() else None
         if reader is None:
             raise DatasetError(f"{path} cannot be published: readable are {', '.join(READERS)}")
         found: dict[str, Publication] = {}

@@ -121,7 +121,9 @@ def from_npz(path: Path, converted: Path) -> Iterator[Publication]:
 
 
 def from_csv(path: Path, converted: Path) -> Iterator[Publication]:
-    """A table of numbers: int64 where all are whole, else float32. A first row of words names the columns."""
+    """A table of numbers: int64 where all are whole, else float32, or float64 where that would round whole numbers. A
+    first row without a number names the columns; one with a slip in it is a row of data, which nobody must be told.
+    """
     rows: list[list[str]] = []
     names: list[str] = []
     with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -131,7 +133,7 @@ def from_csv(path: Path, converted: Path) -> Iterator[Publication]:
             line, end = end + 1, reader.line_num
             if not row:
                 continue
-            if not (rows or names) and not all(map(is_number, row)) and all(row):
+            if not (rows or names) and any(row) and not any(map(is_number, row)):
                 names = row
                 continue
             width = len(names or (rows or [row])[0])
@@ -144,8 +146,27 @@ def from_csv(path: Path, converted: Path) -> Iterator[Publication]:
     if not rows:
         raise ValueError("it has names and no numbers" if names else "it is empty")
     whole = all(cell.strip().lstrip("+-").isdigit() for row in rows for cell in row)
-    array = np.array(rows, dtype=np.int64) if whole else single(np.array(rows, dtype=np.float64))
+    array = whole_numbers(rows) if whole else single(fractions(rows))
     yield described(convert(path, None, array, converted), names)
+
+
+def whole_numbers(rows: list[list[str]]) -> Array:
+    """:raises ValueError: one is beyond int64."""
+    for row in rows:
+        for cell in row:
+            if not -(2**63) <= int(cell) < 2**63:
+                raise ValueError(f"{cell} is a whole number beyond int64")
+    return np.array(rows, dtype=np.int64)
+
+
+def fractions(rows: list[list[str]]) -> npt.NDArray[np.float64]:
+    """:raises ValueError: one is beyond float64."""
+    array = np.array(rows, dtype=np.float64)
+    for row, column in np.argwhere(np.isinf(array)):
+        cell = rows[row][column]
+        if "inf" not in cell.lower():
+            raise ValueError(f"{cell[:40]} is too large a number")
+    return array
 
 
 def from_parquet(path: Path, converted: Path) -> Iterator[Publication]:
@@ -224,13 +245,17 @@ def contiguous(shape: tuple[int, ...], dtype: str) -> TensorMeta:
     return intern(shape, contiguous_stride(shape), dtype)
 
 
-def single(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """:raises ValueError: a number is too large for float32."""
+def single(values: npt.NDArray[Any]) -> Array:
+    """As float32; as float64, where that would round whole numbers, such as those that name somebody.
+
+    :raises ValueError: a number is too large for float32.
+    """
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)
     if (np.isinf(narrow) & np.isfinite(values)).any():
         raise ValueError("a number is too large for float32")
-    return narrow
+    whole = np.isfinite(values) & (np.abs(values) < 2**53) & (values == np.round(values))
+    return values.astype(np.float64) if (whole & (narrow != values)).any() else narrow
 
 
 def is_number(cell: str) -> bool:

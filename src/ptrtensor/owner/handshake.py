@@ -1,7 +1,6 @@
 """The beginning of a connection: TLS, who the peer is, and which session it means."""
 
 import contextlib
-import os
 import socket
 import ssl
 import threading
@@ -15,13 +14,14 @@ from ptrtensor.transport.tls import Credentials, Peer, context, peer_of
 FAREWELL_SECONDS: Final = 1.0
 
 
-def shake_hands(sock: socket.socket, credentials: Credentials, seconds: float) -> tuple[ssl.SSLSocket, Peer, Opening]:
-    """Within so many seconds, however slowly the peer sends.
+def shake_hands(
+    sock: socket.socket, guard: socket.socket, credentials: Credentials, seconds: float
+) -> tuple[ssl.SSLSocket, Peer, Opening]:
+    """Within so many seconds, however slowly the peer sends: `guard` is a second hold on its connection.
 
     :raises OSError: no handshake of TLS came of it.
     :raises PtrTensorError: it is none of ours.
     """
-    guard = socket.socket(fileno=os.dup(sock.fileno()))
     deadline = threading.Timer(seconds, shut_down, (guard,))
     deadline.daemon = True
     connection: socket.socket = sock
@@ -38,7 +38,6 @@ def shake_hands(sock: socket.socket, credentials: Credentials, seconds: float) -
         raise
     finally:
         deadline.cancel()
-        guard.close()
 
 
 def say_goodbye(sock: socket.socket) -> None:

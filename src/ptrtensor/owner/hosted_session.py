@@ -85,6 +85,11 @@ class HostedSession:
         self._connections.put(None)
         self._relay.stop()
 
+    def end_at_once(self) -> None:
+        """After `stop`, with a process that hangs or a client that takes nothing."""
+        self.process.end_at_once()
+        self._relay.give_up()
+
     def _stopped(self) -> str:
         """Why it must end, where its process has been stopped for long: its client would wait for ever."""
         if not self.process.is_stopped:

@@ -112,6 +112,7 @@ def trust(file: Path, directory: Path, *, authority: bool = False) -> Path:
     """
     certificate = read_certificate(file)
     name = name_of(certificate)
+    check_not_expired(certificate, file)
     if is_authority(certificate) and not authority:
         raise IdentityError(
             f"{file} is the certificate of an authority: whoever trusts it trusts all that it signs. If you mean "
@@ -131,6 +132,16 @@ def trust(file: Path, directory: Path, *, authority: bool = False) -> Path:
         )
     target.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return target
+
+
+def check_not_expired(certificate: x509.Certificate, file: Path) -> None:
+    """:raises IdentityError: nobody accepts it any more."""
+    until = certificate.not_valid_after_utc
+    if until < datetime.datetime.now(datetime.UTC):
+        raise IdentityError(
+            f"the certificate {file} expired on {until:%Y-%m-%d}: its owner makes another identity, with: "
+            "ptrtensor keys new NAME"
+        )
 
 
 def read_certificate(file: Path) -> x509.Certificate:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.owner.policy import bytes_of
+from ptrtensor.wire.limits import MAX_ID_CHARACTERS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """:raises PtrTensorError: a number of something is less than 1, or none."""
+    """:raises PtrTensorError: the id cannot be one, or a number of something is less than 1, or none."""
 
     id: str
     identity: Path
@@ -28,6 +29,8 @@ class Options:
     lease: float = 300.0
 
     def __post_init__(self) -> None:
+        if not self.id.isprintable() or not 0 < len(self.id) <= MAX_ID_CHARACTERS:
+            raise PtrTensorError(f"id is a text of 1 to {MAX_ID_CHARACTERS} printable characters, not {self.id[:40]!r}")
         for name in ("threads", "sessions", "max_objects"):
             number = getattr(self, name)
             if number is not None and not (type(number) is int and number > 0):
@@ -45,8 +48,10 @@ def memory_of(size: object, name: str) -> int | None:
         raise PtrTensorError(f"{name}: {error}") from error
 
 
-def lease_of(seconds: float, name: str) -> float:
-    """:raises PtrTensorError: nobody can wait for so long."""
+def lease_of(seconds: object, name: str) -> float:
+    """:raises PtrTensorError: it is no number, or nobody can wait for so long."""
+    if not isinstance(seconds, int | float):
+        raise PtrTensorError(f"{name} is a number of seconds, not {seconds!r}")
     if not 0 <= seconds <= threading.TIMEOUT_MAX:
         raise PtrTensorError(f"{name}: {seconds:g} is no number of seconds that a session can wait")
     return seconds

@@ -6,12 +6,14 @@ identities' keys, Ed25519 (RFC 8032).
 """
 
 import datetime
+import logging
 import os
 import struct
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -23,12 +25,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ptrtensor.errors import IdentityError, PermissionDeniedError
+from ptrtensor.errors import IdentityError, PermissionDeniedError, PtrTensorError
 from ptrtensor.owner.keys import is_authority, name_of, private_key, read_certificate
 from ptrtensor.transport.tls import Credentials, certificates_of
 from ptrtensor.wire.control import Bytes
 from ptrtensor.wire.limits import MAX_LABEL_CHARACTERS, MAX_LABELS
 from ptrtensor.wire.metadata import TensorMeta
+
+log: Final = logging.getLogger("ptrtensor.serve")
 
 MAX_LETTERS: Final = 1000
 """Of one session: a new one takes the place of its oldest, and of nobody else's."""
@@ -135,8 +139,10 @@ class Sealer:
         return sender, decoded(memoryview(plain)[LENGTH.size : LENGTH.size + length], Content)
 
     def _sign(self, what: bytes, body: bytes) -> bytes:
-        certificate = certificates_of(self._credentials.certificate)[0]
-        signature = private_key(self._credentials.key).sign(what + b"\0" + body)
+        with own_files():
+            certificate = certificates_of(self._credentials.certificate)[0]
+            key = private_key(self._credentials.key)
+        signature = key.sign(what + b"\0" + body)
         return msgspec.msgpack.encode(Signed(body, certificate, signature))
 
     def _read(self, what: bytes, data: Bytes, senders: Collection[str] | None = None) -> tuple[str, Bytes]:
@@ -167,16 +173,31 @@ def trusted(der: bytes, credentials: Credentials) -> x509.Certificate:
 
     :raises IdentityError: it does not.
     """
+    with own_files():
+        known = [(certificates_of(file), read_certificate(file)) for file in credentials.trusted]
     try:
         certificate = x509.load_der_x509_certificate(der)
         now = datetime.datetime.now(datetime.UTC)
         if certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-            for file in credentials.trusted:
-                if der in certificates_of(file) or is_issued_by(certificate, read_certificate(file)):
+            for certificates, first in known:
+                if der in certificates or is_issued_by(certificate, first):
                     return certificate
     except (ValueError, UnsupportedAlgorithm) as error:
         raise IdentityError(f"what was sealed comes with no certificate: {error}") from error
     raise IdentityError("what was sealed is of somebody whom this worker does not trust")
+
+
+@contextmanager
+def own_files() -> Iterator[None]:
+    """What is wrong with the owner's files is for the owner to know, and so is where they lie.
+
+    :raises PtrTensorError: in their place.
+    """
+    try:
+        yield
+    except (IdentityError, OSError) as error:
+        log.error("the identity or who is trusted cannot be read", extra={"reason": str(error)})
+        raise PtrTensorError("the worker's identity cannot be used at the moment; its owner's log says why") from error
 
 
 def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

@@ -7,20 +7,30 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from ptrtensor.errors import AuditError, IdentityError, ProtocolError, PtrTensorError, QuotaExceededError
-from ptrtensor.owner.audit import Audit
+from ptrtensor.errors import (
+    AuditError,
+    IdentityError,
+    ProtocolError,
+    PtrTensorError,
+    QuotaExceededError,
+    WorkerLostError,
+)
+from ptrtensor.owner.audit import Audit, AuditClosedError
 from ptrtensor.owner.clerk import Clerk
 from ptrtensor.owner.decisions import note_decisions
 from ptrtensor.owner.handshake import shake_hands
 from ptrtensor.owner.hosted_session import Ended, HostedSession, Patience, refuse
+from ptrtensor.owner.newcomers import Newcomers, join_all
 from ptrtensor.owner.options import Options
 from ptrtensor.owner.policy import Policy, least
 from ptrtensor.owner.requests import Requests
 from ptrtensor.owner.sealing import Sealer
-from ptrtensor.owner.session_process import Pool, shut_down
+from ptrtensor.owner.session_process import Pool, SessionProcess, shut_down
 from ptrtensor.owner.state import State
 from ptrtensor.owner.status import encode, status_of
 from ptrtensor.tally import Tally
@@ -31,8 +41,13 @@ from ptrtensor.wire.control import Assign, Publication, Quota
 
 log: Final = logging.getLogger("ptrtensor.serve")
 
+CANNOT_WRITE: Final = "the worker cannot write its audit log"
+
 MAX_HANDSHAKES: Final = 64
 """Connections that nobody vouches for yet, at the same time."""
+
+END_SECONDS: Final = 5.0
+"""How long `stop` waits, for each of those who must end."""
 
 LOOK_SECONDS: Final = 0.5
 """How often is looked for how long the sessions have computed."""
@@ -48,6 +63,14 @@ class Limits:
     """Bytes for each session."""
     objects: int = Options.max_objects
     """In each session."""
+
+
+@dataclass(eq=False)
+class Beginning:
+    """A session whose process is being started."""
+
+    peer: Peer
+    process: SessionProcess | None = None
 
 
 class Server:
@@ -66,6 +89,7 @@ class Server:
         limits: Limits,
         patience: Patience,
         policy: Policy = Policy(),  # noqa: B008
+        policy_digest: str = "",
         state: State | None = None,
         audit: Audit | None = None,
     ) -> None:
@@ -84,14 +108,18 @@ class Server:
         self._limits = limits
         self._patience = patience
         self._sessions: dict[bytes, HostedSession] = {}
-        self._beginning: list[Peer] = []
-        """Those whose session's process is being started."""
+        self._beginning: list[Beginning] = []
         self.refusals = Tally(self._note_refusal)
+        self.resumptions = Tally(self._note_resumption)
         self._lock = threading.Lock()
         self._handshakes = threading.BoundedSemaphore(MAX_HANDSHAKES)
+        self._newcomers = Newcomers()
+        self._helpers: list[threading.Thread] = []
         self._stopping = threading.Event()
+        self._goodbye = ""
+        """Why the server stops, once it does."""
         self.broken: AuditError | None = None
-        self._record("server started", worker=worker)
+        self._record("server started", worker=worker, policy=policy_digest or None)
         for publication in publications:
             self._record_publication(publication)
         self._pool = Pool(ahead, compute_device, threads)
@@ -121,9 +149,8 @@ class Server:
         :raises AuditError: the audit log cannot be written any more.
         """
         if self._state is not None:
-            arguments = Requests(self._state), self._write_down, self._stopping
-            threading.Thread(target=note_decisions, args=arguments, daemon=True).start()
-        threading.Thread(target=self._look_at_sessions, daemon=True).start()
+            self._help(note_decisions, Requests(self._state), self._write_down, self._stopping)
+        self._help(self._look_at_sessions)
         while not self._stopping.is_set():
             self._handshakes.acquire()
             try:
@@ -133,30 +160,57 @@ class Server:
                 self._stopping.wait(0.1)  # too many open files, or a client that has gone
                 continue
             try:
-                threading.Thread(target=self._welcome, args=(sock, address), daemon=True).start()
-            except RuntimeError as error:  # too many threads
+                self._newcomers.receive(sock, partial(self._welcome, address))
+            except (OSError, RuntimeError) as error:  # too many open files or threads
                 self._handshakes.release()
                 sock.close()
-                self._refuse("connection refused", None, address, error)
+                if not self._stopping.is_set():
+                    self._refuse("connection refused", None, address, error)
                 self._stopping.wait(0.1)
         if self.broken is not None:
             raise self.broken
 
     def stop(self, reason: str) -> None:
-        """Let nobody in any more, and tell those who are here why they must go."""
-        self._stopping.set()
-        shut_down(self._listener)
+        """Let nobody in any more, and tell those who are here why they must go; nothing is done for them afterwards."""
+        sessions = self._end_sessions(reason)
         self._listener.close()
         self._pool.close()
-        sessions = self.sessions
+        self._newcomers.turn_away(END_SECONDS)
         for session in sessions:
-            session.stop(reason)
-        for session in sessions:
-            session.join(5.0)
-            session.process.end_at_once()  # one that hangs would stay, with all that it holds
+            session.join(END_SECONDS)
+            session.end_at_once()  # one that hangs would stay, with all that it holds
+        join_all([*sessions, *self._helpers], END_SECONDS)
         self.refusals.tell()
+        self.resumptions.tell()
         with contextlib.suppress(AuditError):
             self._record("server stopped", reason=reason)
+
+    def _end_sessions(self, reason: str) -> list[HostedSession]:
+        """Those that there are, and those that are beginning; returns the former. There will be no others."""
+        with self._lock:
+            self._goodbye = self._goodbye or reason
+            self._stopping.set()
+            sessions = list(self._sessions.values())
+            processes = [beginning.process for beginning in self._beginning if beginning.process is not None]
+        shut_down(self._listener)
+        for session in sessions:
+            session.stop(reason)
+        for process in processes:
+            process.end_at_once()
+        return sessions
+
+    def _check_serving(self) -> None:
+        """:raises PtrTensorError: the server stops."""
+        if self._stopping.is_set():
+            raise PtrTensorError(self._goodbye)
+
+    def _help(self, do: Callable[..., None], *arguments: object) -> None:
+        """In a thread that ends when the server stops."""
+        with self._lock:
+            if not self._stopping.is_set():  # else `stop` may not see it
+                helper = threading.Thread(target=do, args=arguments, daemon=True)
+                helper.start()
+                self._helpers.append(helper)
 
     def _look_at_sessions(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
@@ -165,10 +219,10 @@ class Server:
 
     # --- one connection
 
-    def _welcome(self, sock: socket.socket, address: tuple[str, int]) -> None:
+    def _welcome(self, address: tuple[str, int], sock: socket.socket, guard: socket.socket) -> None:
         """In a thread of its own, from the first byte to the session that it belongs to."""
         try:
-            connection, peer, opening = shake_hands(sock, self._credentials, self._patience.handshake)
+            connection, peer, opening = shake_hands(sock, guard, self._credentials, self._patience.handshake)
         except Exception as error:  # of any class: a stranger has much to choose from
             sock.close()
             self._refuse("connection refused", None, address, error)
@@ -194,6 +248,9 @@ class Server:
         log.warning(event, extra=fields)
         self._try_to_record(event, **fields)
 
+    def _note_resumption(self, session: str, peer: Peer, where: str, count: int) -> None:
+        log.info("session resumed", extra={"session": session, "client": peer.name, "from": where, "count": count})
+
     def _admit(self, connection: Connected, peer: Peer, opening: Opening, where: str) -> None:
         """:raises PtrTensorError: there is no such session, or no room for another."""
         is_owner = peer.fingerprint == self._fingerprint
@@ -203,6 +260,7 @@ class Server:
             return
         if opening.token == STATUS or (is_owner and not peer.pinned):
             raise IdentityError("the worker's own identity asks how it is, and nobody else; nor can it have a session")
+        self._check_serving()
         if opening.token == NO_TOKEN:
             session = self._new_session(peer, where)
             log.info("session began", extra={"session": session.number, "client": peer.name, "from": where})
@@ -215,27 +273,32 @@ class Server:
                     "What it held is gone"
                 )
             session = found
-            log.info("session resumed", extra={"session": session.number, "client": peer.name, "from": where})
+            self.resumptions.add(session.number, session.number, peer, where)
         session.attach(connection, opening.received)
 
     def _new_session(self, peer: Peer, where: str) -> HostedSession:
         most = least(self._policy.quota_for(peer.name).sessions, self._limits.sessions_of_one)
+        beginning = Beginning(peer)
         with self._lock:
-            peers = [*self._beginning, *(session.peer for session in self._sessions.values())]
+            peers = [one.peer for one in self._beginning] + [session.peer for session in self._sessions.values()]
             theirs = peers.count(peer)
             if len(peers) >= self._limits.sessions or theirs >= (most or 0):
                 raise PtrTensorError(
                     f"there are too many sessions already ({theirs} of them yours): close one, or try again later"
                 )
-            self._beginning.append(peer)
+            self._beginning.append(beginning)
         try:
-            return self._begin(peer, where)
+            return self._begin(beginning, where)
+        except WorkerLostError:
+            self._check_serving()  # its process was ended because the server stops
+            raise
         finally:
             with self._lock:
-                self._beginning.remove(peer)
+                self._beginning.remove(beginning)
 
-    def _begin(self, peer: Peer, where: str) -> HostedSession:
+    def _begin(self, beginning: Beginning, where: str) -> HostedSession:
         """Start a session's process; whatever fails on the way, it does not stay."""
+        peer = beginning.peer
         with self._lock:
             publications = tuple(self._publications.values())
         shown = self._policy.shown_to(peer.name, publications)
@@ -243,7 +306,6 @@ class Server:
         clerk = Clerk(self._policy, self._publications, self._state, peer, number, self._sealer, self._write_down)
         if reason := clerk.admit():
             raise QuotaExceededError(reason)
-        process = self._pool.take()
         assignment = Assign(
             self.worker,
             uuid.uuid4().hex,
@@ -252,30 +314,36 @@ class Server:
             {publication.name: self._policy.grant(peer.name, publication.tags) for publication in shown},
             self._policy.session_quota(peer.name, Quota(self._limits.memory, self._limits.objects)),
         )
-        local: socket.socket | None = None
-        try:
-            local = process.assign(assignment, clerk.answer, number)
-            session = HostedSession(number, peer, process, clerk, local, self._patience, self._when_ended)
-        except BaseException:
-            process.kill()
-            if local is not None:
-                local.close()
-            raise
-        with self._lock:
-            self._sessions[session.token] = session
+        process = self._pool.take()
+        with contextlib.ExitStack() as undone:
+            undone.callback(process.kill)
+            with self._lock:
+                self._check_serving()
+                beginning.process = process
+            local = undone.enter_context(process.assign(assignment, clerk.answer, number))
+            with self._lock:  # whoever stops the server finds the session, or is found to have stopped it
+                self._check_serving()
+                session = HostedSession(number, peer, process, clerk, local, self._patience, self._when_ended)
+                undone.pop_all()
+                beginning.process = None
+                self._sessions[session.token] = session
+                self._record_beginning(session, where)  # its end is written down after that
+        return session
+
+    def _record_beginning(self, session: HostedSession, where: str) -> None:
+        """:raises AuditError: it cannot be written, and the session ends."""
         try:
             self._record(
                 "session began",
-                session=number,
-                client=peer.name,
-                fingerprint=peer.fingerprint,
-                process=process.number,
+                session=session.number,
+                client=session.peer.name,
+                fingerprint=session.peer.fingerprint,
+                process=session.process.number,
                 **{"from": where},
             )
         except AuditError:
-            session.stop("the worker cannot write its audit log")
+            session.stop(CANNOT_WRITE)
             raise
-        return session
 
     def _write_down(self, event: str, **fields: object) -> None:
         """What a session asked, or was given.
@@ -312,12 +380,12 @@ class Server:
             self._break(error)
 
     def _break(self, error: AuditError) -> None:
+        if isinstance(error, AuditClosedError):
+            log.warning("the server has stopped", extra={"reason": str(error)})
+            return
         log.critical("the audit log cannot be written", extra={"reason": str(error)})
         self.broken = error
-        self._stopping.set()
-        shut_down(self._listener)
-        for session in self.sessions:
-            session.stop("the worker cannot write its audit log")
+        self._end_sessions(CANNOT_WRITE)
 
     def _when_ended(self, session: HostedSession, ended: Ended) -> None:
         with self._lock:

@@ -1,6 +1,7 @@
 """From an owner's files to a server, and all of it back: what `ptrtensor serve` and `DataServer` have in common."""
 
 import contextlib
+import hashlib
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -45,14 +46,19 @@ def prepared(options: Options) -> Iterator[Prepared]:
     :raises OSError: the address is another machine's, or taken.
     """
     credentials = Credentials(options.identity, options.trust)
-    if keys.is_authority(keys.read_certificate(credentials.certificate)):
+    certificate = keys.read_certificate(credentials.certificate)
+    keys.check_not_expired(certificate, credentials.certificate)
+    if keys.is_authority(certificate):
         raise IdentityError(
             f"{options.identity} is an authority: it signs for others and does not serve. Make another identity"
         )
     check_apart(options.audit, options.state)
     address = parse_address(options.listen, lowest_port=0)
     check_device(options.compute_device)
-    policy = Policy() if options.policy is None else read_policy(options.policy)
+    policy, digest = Policy(), ""
+    if options.policy is not None:
+        policy = read_policy(options.policy)
+        digest = hashlib.sha256(options.policy.read_bytes()).hexdigest()  # by which an auditor knows the file again
     with (
         Datasets() as datasets,
         network_listener(*address) as listener,
@@ -60,6 +66,7 @@ def prepared(options: Options) -> Iterator[Prepared]:
         contextlib.closing(State(options.state)) as state,
     ):
         state.claim()
+        state.forget_old()
         for path in options.data:
             datasets.add(path)
 
@@ -75,6 +82,7 @@ def prepared(options: Options) -> Iterator[Prepared]:
                 limits=Limits(sessions=options.sessions, memory=options.max_memory, objects=options.max_objects),
                 patience=Patience(lease=options.lease),
                 policy=policy,
+                policy_digest=digest,
                 state=state,
                 audit=audit,
             )

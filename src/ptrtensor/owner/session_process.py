@@ -27,7 +27,7 @@ START_SECONDS: Final = 120.0
 END_SECONDS: Final = 5.0
 LARGE_BYTES: Final = 1024 * 1024
 TURN_SECONDS: Final = 30.0
-"""For which a process may stand still while it is its turn."""
+"""For which a process may send, and for which it may take what is sent to it, while it is its turn."""
 
 REPORT_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 0.02
@@ -108,8 +108,9 @@ class SessionProcess:
         """Until it ends, or says what is no message: it gets no answer then, and must not wait for one."""
         try:
             while True:
-                with self._in_turn(self._channel.announced() > LARGE_BYTES):
-                    self._hear(answer)
+                large = self._channel.announced() > LARGE_BYTES
+                with self._in_turn(large):
+                    self._hear(answer, TURN_SECONDS if large else None)
         except (EOFError, OSError):
             pass
         except Exception:
@@ -117,9 +118,9 @@ class SessionProcess:
         finally:
             shut_down(self._channel.socket)
 
-    def _hear(self, answer: Callable[[Question], Answer | None]) -> None:
-        """One message, which is not kept until the next one comes."""
-        message, _ = self._channel.receive()
+    def _hear(self, answer: Callable[[Question], Answer | None], seconds: float | None) -> None:
+        """One message, which may take so long to come, and is not kept until the next one does."""
+        message, _ = self._channel.receive(seconds)
         if isinstance(message, Reported):
             self._reports.put(message)
         elif not isinstance(message, Ready):
@@ -131,7 +132,7 @@ class SessionProcess:
 
     @contextmanager
     def _in_turn(self, large: bool) -> Iterator[None]:
-        """What is large comes one after the other, and a process that stands still does not hold up the others."""
+        """What is large comes one after the other, and a process that is slow does not hold up the others."""
         if not large:
             yield
             return

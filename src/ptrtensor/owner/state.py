@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ptrtensor.errors import PtrTensorError
-from ptrtensor.owner.claims import claimed, released
+from ptrtensor.owner.claims import claimed, give_up
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS used (
@@ -56,6 +56,7 @@ WIPE_MILLISECONDS: Final = 1000
 """How long is waited for others, to wipe out what was removed."""
 
 KEPT_DAYS: Final = 40
+"""For which it is known what was used."""
 
 
 class StateError(PtrTensorError):
@@ -76,6 +77,7 @@ class State:
         self.recording = threading.Lock()
         """Held by who writes lines about requests: each decision once, and all in their order."""
         self._claim: int | None = None
+        self._day = today()
         with self._named_errors():
             make_file(path)
             self._database = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -146,6 +148,9 @@ class State:
             raise PtrTensorError(f"these amounts cannot be counted: {amounts}")
         day = today()
         with self.transaction() as database:
+            if day != self._day:
+                forget_before(database, day)
+                self._day = day
             for what, (amount, limit) in amounts.items():
                 if limit is not None and amount + used(database, day, client, what) > limit:
                     return what
@@ -169,16 +174,18 @@ class State:
                 self._database.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
 
     def forget_old(self) -> None:
-        """Drop the counts of days long gone."""
-        last = (datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=KEPT_DAYS)).date().isoformat()
+        """Drop the counts of days long gone; the first of those who use something on a day drops them too.
+
+        :raises PtrTensorError: it cannot be written.
+        """
         with self.transaction() as database:
-            database.execute("DELETE FROM used WHERE day < ?", (last,))
+            forget_before(database, today())
 
     def close(self) -> None:
         with self._lock:
             self._database.close()
             if self._claim is not None:
-                released(self._claim)
+                give_up(self._claim)
                 self._claim = None
 
     @contextmanager
@@ -204,6 +211,12 @@ def make_file(path: Path) -> None:
 def lock_file(path: Path) -> Path:
     """Beside the state, and the same by whatever link it is named; it stays when the server has ended."""
     return Path(os.path.realpath(path) + LOCKED)
+
+
+def forget_before(database: sqlite3.Connection, day: str) -> None:
+    """What was used long before that day."""
+    first = datetime.date.fromisoformat(day) - datetime.timedelta(days=KEPT_DAYS)
+    database.execute("DELETE FROM used WHERE day < ?", (first.isoformat(),))
 
 
 def used(database: sqlite3.Connection, day: str, client: str, what: str) -> float:

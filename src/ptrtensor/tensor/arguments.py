@@ -36,13 +36,21 @@ def checked_texts(texts: Sequence[object], call: str) -> tuple[str, ...]:
     return tuple(checked)
 
 
+def check_publishable(value: object) -> None:
+    """:raises PtrTensorError: it is no tensor, or has no values."""
+    if not isinstance(value, Tensor):
+        raise PtrTensorError(f"publish() takes a tensor, for instance torch.as_tensor(...), not {shown(value)}")
+    if value.is_meta:
+        raise PtrTensorError(f"publish() takes a tensor with values, and {shown(value)} has none")
+
+
 def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """The tags of what is published, as they can travel.
 
     :raises PtrTensorError: they are a single text, or one is none.
     """
-    if isinstance(tags, str):
-        raise PtrTensorError(f"publish() takes a list of tags, for instance [{tags!r}], not a single text")
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise PtrTensorError(f"publish() takes a list of tags, for instance ['#patients'], not {shown(tags)}")
     return checked_texts(tuple(tags), "publish()")
 
 

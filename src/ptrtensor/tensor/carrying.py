@@ -14,12 +14,12 @@ from ptrtensor.wire import messages
 from ptrtensor.wire.metadata import TensorMeta, contiguous_stride, intern
 
 
-def value_of(pointer: Pointer) -> Tensor:
-    """A local copy of the value."""
+def value_of(pointer: Pointer, *, moves: bool = False) -> Tensor:
+    """A local copy of the value; `moves`: for another worker, and no private one."""
     check_usable(pointer)
     reference = pointer._reference
     # An alias for this once: one that could not be made, since an operation had failed, would stay so after `recover`.
-    value = pointer._worker.fetch(reference.alias() if isinstance(reference, View) else reference)
+    value = pointer._worker.fetch(reference.alias() if isinstance(reference, View) else reference, moves=moves)
     return laid_out(value, pointer._meta)
 
 
@@ -43,23 +43,27 @@ def carried(pointer: Pointer, worker: Worker, wrap: Wrap) -> Pointer:
     :raises PermissionDeniedError: the value is private, and its owner has not allowed it to move there.
     """
     try:
-        return pointer_to(value_of(pointer), worker, wrap)
-    except PermissionDeniedError as error:
+        return pointer_to(value_of(pointer, moves=True), worker, wrap)
+    except PermissionDeniedError:
+        pass
+    try:
+        letter, _ = worker.client.request(messages.Invite, messages.Invitation)
+    except PermissionDeniedError as reason:  # it is no owner's: what may be there, its client may read
         try:
-            return carried_unread(pointer, worker, wrap)
-        except PermissionDeniedError as reason:
+            return pointer_to(value_of(pointer), worker, wrap)
+        except PermissionDeniedError as error:
             error.add_note(f"Nor can it move to worker {worker.id}: {reason}")
             raise error from None
+    return carried_unread(pointer, worker, letter.letter, wrap)
 
 
-def carried_unread(pointer: Pointer, worker: Worker, wrap: Wrap) -> Pointer:
+def carried_unread(pointer: Pointer, worker: Worker, letter: bytes, wrap: Wrap) -> Pointer:
     """The same for a private value: sealed by the one worker, and opened by the other [P13]."""
     reference = pointer._reference
     source = reference.alias() if isinstance(reference, View) else reference
     meta = intern(pointer._meta.shape, contiguous_stride(pointer._meta.shape), pointer._meta.dtype)
-    letter, _ = worker.client.request(messages.Invite, messages.Invitation)
     _, box = pointer._worker.client.request(
-        lambda number: messages.Seal(number, source.name, letter.letter, meta.nbytes), messages.Sealed
+        lambda number: messages.Seal(number, source.name, letter, meta.nbytes), messages.Sealed
     )
     target = Reference(worker.client, worker.client.reserve())
     worker.client.request(lambda number: messages.Unseal(number, target.name), messages.Done, payload=box)

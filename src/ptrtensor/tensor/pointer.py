@@ -166,10 +166,10 @@ class PointerTensor(Pointer):
         """Ask the owner of private data to release this value, as it is now. This pointer stays as it is.
 
         :raises PermissionDeniedError: the value is not private, may not be asked for, or nobody there decides.
-        :raises PtrTensorError: the reason is no text, or empty.
+        :raises PtrTensorError: the reason is no text, or empty; or the value has more than 16 MiB.
         """
         check_usable(self)
-        return ask_release(self._worker.client, self._reference.name, reason)
+        return ask_release(self._worker.client, self._reference.name, self._meta.nbytes, reason)
 
     def move(self, worker: Worker) -> "PointerTensor":
         """Take the value to another worker; this pointer is spent and the returned one stands for it.

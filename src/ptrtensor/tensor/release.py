@@ -11,7 +11,7 @@ from ptrtensor.client.client import Client
 from ptrtensor.errors import ObjectNotFoundError, ProtocolError, PtrTensorError
 from ptrtensor.tensor.arguments import checked_texts
 from ptrtensor.wire import messages
-from ptrtensor.wire.limits import MAX_REASON_CHARACTERS
+from ptrtensor.wire.limits import MAX_REASON_CHARACTERS, MAX_RELEASE_BYTES
 
 POLL_SECONDS: Final = 1.0
 
@@ -77,8 +77,15 @@ class ReleaseRequest:
         return f"<ReleaseRequest {self.id} at {self._client.worker}: {self._release.status}>"
 
 
-def ask_release(client: Client, name: int, reason: str) -> ReleaseRequest:
-    """:raises PermissionDeniedError: it may not be asked for. :raises PtrTensorError: that is no reason."""
+def ask_release(client: Client, name: int, size: int, reason: str) -> ReleaseRequest:
+    """For a value of so many bytes.
+
+    :raises PermissionDeniedError: it may not be asked for. :raises PtrTensorError: that is no reason, or too large.
+    """
+    if size > MAX_RELEASE_BYTES:
+        raise PtrTensorError(
+            f"request() takes values of up to {MAX_RELEASE_BYTES} bytes, and this one has {size}: ask for parts of it"
+        )
     (text,) = checked_texts([reason], "request()")
     if not text.strip() or len(text) > MAX_REASON_CHARACTERS:
         raise PtrTensorError(

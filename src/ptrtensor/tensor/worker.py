@@ -24,12 +24,10 @@ from ptrtensor.tensor.device import Devices, install
 from ptrtensor.tensor.local import LocalWorker, local_worker
 from ptrtensor.tensor.release import ReleaseRequest, releases
 from ptrtensor.wire import messages
+from ptrtensor.wire.limits import MAX_ID_CHARACTERS
 from ptrtensor.wire.metadata import TensorMeta
 
 call_sites: Final = CallSites((library_folder(torch.__file__), PTRTENSOR_FOLDER))
-
-MAX_ID_CHARACTERS: Final = 200
-"""An id stands in every error, and in the handshake, which has little room."""
 
 
 class Worker(ABC):
@@ -191,16 +189,16 @@ class Worker(ABC):
         self.client.put(messages.Put(reference.name, meta, host), bytes_of(plain), call_sites.current())
         return reference, meta
 
-    def fetch(self, reference: Reference) -> Tensor:
-        """Copy a value from the worker."""
-        value, payload = self.fetch_value(reference)
+    def fetch(self, reference: Reference, *, moves: bool = False) -> Tensor:
+        """Copy a value from the worker; `moves`: for another worker, if it is not private."""
+        value, payload = self.fetch_value(reference, moves=moves)
         if value.meta is None:
             raise ProtocolError(f"worker {self.id} sent no tensor")
         return isolated(tensor_of, value.meta, payload)
 
-    def fetch_value(self, reference: Reference) -> tuple[messages.Value, memoryview]:
+    def fetch_value(self, reference: Reference, *, moves: bool = False) -> tuple[messages.Value, memoryview]:
         return self.client.request(
-            lambda number: messages.Fetch(number, reference.name, reference.is_settled), messages.Value
+            lambda number: messages.Fetch(number, reference.name, reference.is_settled, moves), messages.Value
         )
 
     def read_generator(self) -> Tensor | None:

@@ -68,6 +68,11 @@ class Dialer:
             return sock, self._opening(sock)
         except ssl.SSLError as error:
             sock.close()
+            if is_alert(error) and "EXPIRED" in (error.reason or ""):
+                raise IdentityError(
+                    f"{self._who} does not accept this side's certificate {self.credentials.certificate}: it expired. "
+                    "Make another identity with: ptrtensor keys new NAME; its owner must trust that"
+                ) from error
             if is_alert(error):
                 raise IdentityError(
                     f"{self._who} does not accept this side's certificate ({error.reason}): its owner must trust "

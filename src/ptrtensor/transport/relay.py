@@ -47,6 +47,7 @@ class Relay:
         self._local_open = True
         self._why = why
         self._stopped = False
+        self._given_up = False
         self._unread = False
         """Whether the peer may have sent more than was read."""
         self._keep_alive = keep_alive_seconds
@@ -114,6 +115,11 @@ class Relay:
         """From another thread: end the session, and tell the peer why."""
         self._stopped = True
         self.interrupt()
+
+    def give_up(self) -> None:
+        """From another thread: end the session, even with a peer that does not take what is left for it."""
+        self._given_up = True
+        self.stop()
 
     def close(self) -> None:
         """This machine's side learns that the session is over."""
@@ -211,6 +217,8 @@ class Relay:
         for descriptor, _ in poller.poll(max(0.0, seconds) * 1000):
             if descriptor == self._woken.fileno():
                 self._woken.recv(1024)
+                if self._given_up:
+                    raise ConnectionAbortedError("the peer does not take what is left for it")
                 if not self._stopped:
                     raise ConnectionAbortedError("another connection took its place")
 

@@ -40,6 +40,9 @@ MAX_LABELS: Final = 1000
 MAX_LABEL_CHARACTERS: Final = 500
 """Of a value that moves to another owner's worker, which writes them down."""
 
+MAX_ID_CHARACTERS: Final = 200
+"""Of a worker: it stands in every error, and in the handshake, which has little room."""
+
 MAX_REASON_CHARACTERS: Final = 2000
 """Of why a client asks for a release."""
 

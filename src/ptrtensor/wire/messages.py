@@ -73,11 +73,14 @@ class Put(msgspec.Struct, frozen=True, tag=True):
 
 
 class Fetch(msgspec.Struct, frozen=True, tag=True):
-    """`early`: no command changes the value any more, so it may be answered before those that wait [P7.1]."""
+    """`early`: no command changes the value any more, so it may be answered before those that wait [P7.1].
+    `moves`: it is to be another worker's, so what is private is to be sealed instead [P13.1].
+    """
 
     request: int
     name: Name
     early: bool = False
+    moves: bool = False
 
 
 class Describe(msgspec.Struct, frozen=True, tag=True):

@@ -1,8 +1,10 @@
 """Typed messages and open sockets between two processes of one machine."""
 
+import select
 import socket
 import struct
 import threading
+import time
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -61,24 +63,39 @@ class Channel(Generic[Incoming]):
             self._announced = size
         return self._announced
 
-    def receive(self) -> tuple[Incoming, socket.socket | None]:
-        """The next message, and the socket that came along.
+    def receive(self, seconds: float | None = None) -> tuple[Incoming, socket.socket | None]:
+        """The next message, and the socket that came along; within so many seconds, however slowly it comes.
 
         :raises EOFError: the other process has ended.
+        :raises TimeoutError: it did not come in time.
         """
+        deadline = None if seconds is None else time.monotonic() + seconds
         size = self.announced()
         passed, self._announced, self._passed = self._passed, None, None
-        return self._decoder.decode(self._exactly(size)), passed
+        return self._decoder.decode(self._exactly(size, deadline)), passed
 
-    def _exactly(self, count: int) -> bytearray:
+    def _exactly(self, count: int, deadline: float | None = None) -> bytearray:
         data = bytearray(count)
         rest = memoryview(data)
         while rest:
+            if deadline is not None:
+                self._wait(deadline)
             more = self.socket.recv_into(rest)
             if not more:
                 raise EOFError("the other process has ended")
             rest = rest[more:]
         return data
+
+    def _wait(self, deadline: float) -> None:
+        """Until something comes. The socket's own timeout is not touched: another thread may be sending.
+
+        :raises TimeoutError: it is too late.
+        """
+        poller = select.poll()
+        poller.register(self.socket, select.POLLIN)
+        left = deadline - time.monotonic()
+        if left <= 0 or not poller.poll(left * 1000):
+            raise TimeoutError("the other process does not send what it announced")
 
     def close(self) -> None:
         self.socket.close()

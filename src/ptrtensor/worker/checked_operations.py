@@ -272,3 +272,18 @@ CHECKS: Final[dict[str, tuple[Check, ...]]] = {
     ),
 }
 """By name, without `aten::`, and without overload where all have the same."""
+
+STATISTICS: Final = ("weight", "bias", "running_mean", "running_var", "save_mean", "save_invstd", "save_var")
+
+PACKED: Final[dict[str, tuple[str, ...]]] = {
+    "_ctc_loss": ("targets",),
+    "_ctc_loss_backward": ("targets",),
+    "batch_norm_backward": STATISTICS,
+    "median": ("self",),
+    "nanmedian": ("self",),
+    "native_batch_norm_backward": STATISTICS,
+    "native_group_norm": ("weight", "bias"),
+    "native_group_norm_backward": ("mean", "rstd", "weight"),
+    "native_layer_norm_backward": ("mean", "rstd"),
+}
+"""Arguments that the kernel of an operation takes for contiguous, whether they are or not: it is given a copy."""

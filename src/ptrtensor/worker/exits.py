@@ -29,7 +29,7 @@ from ptrtensor.wire.messages import (
 )
 from ptrtensor.wire.metadata import contiguous_stride
 from ptrtensor.worker.executor import explain
-from ptrtensor.worker.owner import NO_SUCH_OBJECT, TOO_MUCH_MEMORY, Owner
+from ptrtensor.worker.owner import NO_SUCH_OBJECT, TOO_MUCH_MEMORY, Owner, private
 from ptrtensor.worker.store import PUBLIC, Labels, Store
 
 Reply = tuple[WorkerMessage, Buffer | None]
@@ -51,6 +51,8 @@ class Exits:
     def fetch(self, fetch: Fetch) -> Reply:
         labels = self._store.labels.get(fetch.name, PUBLIC)
         value = self._store.objects.get(fetch.name)
+        if fetch.moves and labels and not self._owner.is_open(labels):
+            return Denied(fetch.request, private("the value", labels)), None
         if labels:
             try:
                 self._check_value(fetch.name, value, labels)

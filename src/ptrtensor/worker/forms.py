@@ -2,14 +2,15 @@
 values, where its kernel does not look at them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
 
 from ptrtensor._torch.operations import has_tag, op_arguments, op_name, writes
-from ptrtensor.worker.checked_operations import CHECKS
+from ptrtensor.worker.checked_operations import CHECKS, PACKED
 from ptrtensor.worker.checks import Check
 from ptrtensor.worker.outputs import with_outputs_apart
 
@@ -42,8 +43,15 @@ def guarded(op: OpOverload[..., object], kernel: Callable[..., Any]) -> Callable
     checks: Sequence[Check] = CHECKS.get(name, CHECKS.get(base, ()))
     if results and (checks or not has_tag(op, "pointwise")):  # of those torch itself sees to it, but not for our checks
         kernel = with_outputs_apart(kernel, results)
-    if not checks:
-        return kernel
+    kernel = behind(checks, kernel, names, defaults) if checks else kernel
+    packed = PACKED.get(base, ())
+    return packing(kernel, names, packed) if packed else kernel
+
+
+def behind(
+    checks: Sequence[Check], kernel: Callable[..., Any], names: Sequence[str], defaults: dict[str, Any]
+) -> Callable[..., Any]:
+    """The same kernel, for arguments that hold these checks."""
 
     def checking(*args: Any, **kwargs: Any) -> Any:
         given = defaults | dict(zip(names, args, strict=False)) | kwargs
@@ -52,3 +60,18 @@ def guarded(op: OpOverload[..., object], kernel: Callable[..., Any]) -> Callable
         return kernel(*args, **kwargs)
 
     return checking
+
+
+def packing(kernel: Callable[..., Any], names: Sequence[str], packed: Collection[str]) -> Callable[..., Any]:
+    """The same kernel, which is given contiguous copies of these arguments where they are not contiguous."""
+    places = frozenset(place for place, name in enumerate(names) if name in packed)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = [pack(value) if place in places else value for place, value in enumerate(args)]
+        return kernel(*given, **{name: pack(value) if name in packed else value for name, value in kwargs.items()})
+
+    return call
+
+
+def pack(value: object) -> object:
+    return value.contiguous() if isinstance(value, Tensor) else value

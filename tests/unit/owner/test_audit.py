@@ -1,6 +1,7 @@
 """The audit log: each record bound to the one before."""
 
 import ast
+import contextlib
 import errno
 import os
 import subprocess
@@ -15,7 +16,17 @@ import pytest
 from ptrtensor import owner
 from ptrtensor.errors import AuditError
 from ptrtensor.owner import audit as module
-from ptrtensor.owner.audit import BEFORE_THE_FIRST, END, HASHED, Audit, Chain, Event, digest_of, records
+from ptrtensor.owner.audit import (
+    BEFORE_THE_FIRST,
+    END,
+    HASHED,
+    Audit,
+    AuditClosedError,
+    Chain,
+    Event,
+    digest_of,
+    records,
+)
 from ptrtensor.owner.requests import Outcome
 
 
@@ -234,6 +245,78 @@ def test_a_log_has_one_writer(log: Path) -> None:
     audit.close()
     assert log.read_bytes().startswith(before)
     Audit(log).close()
+
+
+def test_a_closed_log_is_left_alone_and_so_is_the_file_that_has_its_number_now(log: Path, tmp_path: Path) -> None:
+    before = log.read_bytes()
+    audit = Audit(log)
+    audit.close()
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context((tmp_path / f"{number}.csv").open("w")) for number in range(20)]
+        with pytest.raises(AuditClosedError, match="audit.jsonl is closed, and says nothing of this: session ended"):
+            audit.record("session ended")
+        audit.close()
+        for other in others:
+            other.write("mine")
+    assert {path.read_text() for path in tmp_path.glob("*.csv")} == {"mine"} and log.read_bytes() == before
+
+
+FORKED = """
+import os, signal, sys
+from pathlib import Path
+from ptrtensor.errors import AuditError
+from ptrtensor.owner.audit import Audit
+
+def child(act):
+    pid = os.fork()
+    if pid == 0:
+        act()
+        os._exit(0)
+    return pid
+
+log = Path(sys.argv[1])
+audit = Audit(log)
+os.waitpid(child(audit.close), 0)
+try:
+    Audit(log)
+except AuditError:
+    print("still the parent's")
+lives = child(signal.pause)
+try:
+    audit.close()
+    Audit(log).close()
+    print("free")
+finally:
+    os.kill(lives, signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_log_is_its_server_s_until_that_closes_it_whatever_its_forked_children_do(log: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED, str(log)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("still the parent's\nfree\n", "")
+
+
+@pytest.mark.parametrize("act", ["remove", "move", "replace"])
+def test_a_log_that_is_not_there_any_more_is_not_written(log: Path, act: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written would be lost, or nobody would find it. Where the program is makes no difference."""
+    monkeypatch.chdir(log.parent)
+    audit = Audit(Path(log.name))
+    monkeypatch.chdir("/")
+    audit.record("denied")
+    moved = log.with_suffix(".1")
+    log.rename(moved)
+    if act == "remove":
+        moved.unlink()
+    elif act == "replace":
+        log.write_bytes(moved.read_bytes())
+    with pytest.raises(AuditError, match=r"audit.jsonl was moved or removed while it was written: put it back"):
+        audit.record("denied")
+    if act == "move":
+        moved.rename(log)
+        audit.record("denied")
+        assert len(list(records(log))) == 7
+    audit.close()
 
 
 def test_threads_write_whole_lines(tmp_path: Path) -> None:

@@ -470,7 +470,9 @@ def test_an_npz_file_with_something_wrong(datasets: Datasets, tmp_path: Path, co
         ("a,b\n1,2\n", torch.tensor([[1, 2]]), "; columns a, b"),
         ("\ufeffa,b\n1,2\n", torch.tensor([[1, 2]]), "; columns a, b"),
         ('"a, b",é\n1,2\n', torch.tensor([[1, 2]]), "; columns a, b, é"),
-        ("id,2019\n1,2\n", torch.tensor([[1, 2]]), "; columns id, 2019"),
+        (",age\n1,2\n", torch.tensor([[1, 2]]), "; columns , age"),
+        ("16777217,0.5\n", torch.tensor([[16777217, 0.5]], dtype=torch.float64), ""),
+        ("16777218,0.5\n", torch.tensor([[16777218, 0.5]]), ""),
         ("1,2.5\n-3,4\n", torch.tensor([[1, 2.5], [-3, 4]]), ""),
         ("x\n1e3\n-2.5E-1\n", torch.tensor([[1000], [-0.25]]), "; columns x"),
         ("x\nnan\ninf\n", torch.tensor([[torch.nan], [torch.inf]]), "; columns x"),
@@ -486,7 +488,7 @@ def test_a_table_of_numbers(datasets: Datasets, tmp_path: Path, content: str, wa
     found = published(datasets, write(tmp_path / "t.csv", content))
     assert found.dtype == wanted.dtype and torch.equal(found.nan_to_num(5.5), wanted.nan_to_num(5.5))
     size = ", ".join(map(str, wanted.shape))
-    kind = "float32" if wanted.is_floating_point() else "int64"
+    kind = str(wanted.dtype).removeprefix("torch.")
     assert only(datasets).description == f"t.csv: {kind}[{size}]{columns}"
 
 
@@ -495,6 +497,9 @@ CSV_OFFENCES: list[tuple[str, bytes | str, str]] = [
     ("blank lines", "\n\r\n\n", "empty"),
     ("names only", "a,b\n", ""),
     ("words", "a,b\n1,2\n3,x\n", "line 3: 'x' is no number"),
+    ("a slip in the first row", "51,1l9,0\n52,120,1\n", "line 1: '1l9' is no number"),
+    ("a number among the names", "id,2019\n1,2\n", "line 1: 'id' is no number"),
+    ("too large a number", "1e400,1\n", "1e400 is too large a number"),
     ("words without names", "1,2\nx,4\n", "line 2: 'x' is no number"),
     ("words behind blank lines", "a,b\n\n\n1,x\n", "line 4: 'x' is no number"),
     ("a missing value", "a,b\n1,\n", "line 2: '' is no number"),
@@ -508,7 +513,7 @@ CSV_OFFENCES: list[tuple[str, bytes | str, str]] = [
     ("a superscript", "1\n²\n", "'²' is no number"),
     ("no UTF-8", b"a\xe9\n1\n", "utf-8"),
     ("UTF-16", "a\n1\n".encode("utf-16"), "utf-8"),
-    ("a whole number beyond 64 bits", f"{2**64}\n", ""),
+    ("a whole number beyond 64 bits", f"{2**64}\n", "is a whole number beyond int64"),
     ("5000 digits", "1" * 5000 + "\n", ""),
     ("a cell of 200000 digits", "1" * 200_000 + ",1\n", ""),
     ("a quote that does not end", '1,2\n"3,4\n5,6\n', "line 2"),
@@ -629,7 +634,7 @@ def test_parquet_needs_pyarrow(datasets: Datasets, tmp_path: Path, monkeypatch: 
 # --- files and directories
 
 
-@pytest.mark.parametrize("name", ["data.txt", "data", "data.NPY", ".npy", "data.npy.gz", "data.pt", "data.pkl"])
+@pytest.mark.parametrize("name", ["data.txt", "data", ".npy", "data.npy.gz", "data.pt", "data.pkl"])
 def test_a_file_of_another_kind(datasets: Datasets, tmp_path: Path, name: str) -> None:
     message = refused(datasets, write(tmp_path / name, npy(np.ones(3))))
     assert all(suffix in message for suffix in READERS)

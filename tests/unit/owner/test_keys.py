@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from certificates import odd_identity
+from certificates import DAY, odd_identity
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -38,6 +38,13 @@ def extension_names(certificate: x509.Certificate) -> dict[str, bool]:
 
 
 # --- new identities
+
+
+def test_nobody_is_trusted_whose_certificate_expired(tmp_path: Path) -> None:
+    odd = odd_identity(tmp_path / "odd", begins=-2 * DAY, ends=-DAY)
+    with pytest.raises(IdentityError, match=r"odd\.pem expired on \d{4}-\d\d-\d\d: its owner makes another identity"):
+        keys.trust(odd / "odd.pem", tmp_path / "trusted")
+    assert not (tmp_path / "trusted").exists()
 
 
 def test_an_identity_is_a_certificate_and_a_key_that_only_its_owner_reads(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Letters and boxes: who can open what, and who vouches for it [P13]."""
 
 import itertools
+import shutil
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -75,6 +76,17 @@ def test_it_is_for_one_session_and_for_a_time(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(time, "monotonic", lambda: now + 3600)
     with pytest.raises(PermissionDeniedError, match="not any more"):
         dora.open(box, "hers", SENDERS)
+
+
+def test_what_is_wrong_with_the_owners_files_is_not_for_clients(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bob, letter = sealer(folder, "bob"), sealer(folder, "dora").letter("session")
+    (folder / "bob trusts" / "odd.pem").write_text("nothing")
+    with pytest.raises(PtrTensorError, match="^the worker's identity cannot be used at the moment; its owner's log"):
+        bob.addressee(letter)
+    (folder / "bob" / "bob.key").chmod(0o644)
+    with pytest.raises(PtrTensorError, match="^the worker's identity cannot be used at the moment"):
+        bob.letter("session")
+    assert "odd.pem" in str([record.__dict__ for record in caplog.records])
 
 
 def test_letters_do_not_pile_up(folder: Path) -> None:
@@ -210,7 +222,7 @@ def test_an_authority_vouches_and_an_expired_certificate_does_not(tmp_path: Path
     bob, dora = sealer(tmp_path, "bob"), sealer(tmp_path, "dora")
     assert dora.open(bob.seal(dora.letter("session"), CONTENT, 0), "session", SENDERS)[0] == "bob"
     keys.new_identity("old", tmp_path, days=0)
-    keys.trust(tmp_path / "old" / "old.pem", tmp_path / "bob trusts")
+    shutil.copy(tmp_path / "old" / "old.pem", tmp_path / "bob trusts")
     keys.trust(tmp_path / "clinic" / "clinic.pem", tmp_path / "old trusts", authority=True)
     with pytest.raises(IdentityError, match="does not trust"):
         bob.addressee(sealer(tmp_path, "old").letter("session"))

@@ -28,9 +28,12 @@ from ptrtensor.wire.control import (
 from ptrtensor.worker.channel import LENGTH
 
 SCRIPT = """
-import socket, sys
+import socket, sys, time
 control = socket.socket(fileno=int(sys.argv[1]))
 control.sendall(bytes.fromhex(sys.argv[2]))
+while sys.argv[6] == "slow":
+    control.sendall(bytes(1))
+    time.sleep(0.05)
 received = b""
 while more := control.recv(65536):
     received += more
@@ -61,9 +64,9 @@ def make(monkeypatch: pytest.MonkeyPatch, turn: Turn) -> Iterator[Make]:
     """Starts a process that says these things."""
     made: list[SessionProcess] = []
 
-    def started(first: bytes, later: bytes = b"", after: int = 1, last: bytes = b"") -> SessionProcess:
+    def started(first: bytes, later: bytes = b"", after: int = 1, last: bytes = b"", pace: str = "") -> SessionProcess:
         def launch(options: Sequence[str], passed: tuple[int, ...], *rest: object) -> "subprocess.Popen[bytes]":
-            said = first.hex(), later.hex(), str(after), last.hex()
+            said = first.hex(), later.hex(), str(after), last.hex(), pace
             command = [sys.executable, "-S", "-c", SCRIPT, str(passed[0]), *said]
             return subprocess.Popen(command, pass_fds=passed, stdout=subprocess.PIPE)
 
@@ -190,13 +193,14 @@ def test_large_ones_come_one_after_the_other(make: Make) -> None:
     assert most == [1]
 
 
-def test_one_that_stands_still_does_not_hold_up_the_others(
-    make: Make, turn: Turn, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pace", ["", "slow"], ids=["stands still", "a byte now and then"])
+def test_one_that_is_slow_does_not_hold_up_the_others(
+    make: Make, turn: Turn, monkeypatch: pytest.MonkeyPatch, pace: str
 ) -> None:
     monkeypatch.setattr("ptrtensor.owner.session_process.TURN_SECONDS", 0.2)
     large = Unsealing(bytes(2**21))
     still, other = (
-        make(frame(Ready()) + frame(large)[:1000]),
+        make(frame(Ready()) + frame(large)[:1000], pace=pace),
         make(frame(Ready()) + frame(Listing()) + frame(Listing())),
     )
     asked: list[Question] = []

@@ -1,5 +1,6 @@
 """What a server remembers: counts of the day, each within its limit, whoever counts at the same time."""
 
+import contextlib
 import datetime
 import os
 import sqlite3
@@ -10,9 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hospital import make_keys
 
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.owner import state as module
+from ptrtensor.owner.options import Options
+from ptrtensor.owner.serving import prepared
 from ptrtensor.owner.state import KEPT_DAYS, State, today, used
 
 SECONDS = 60
@@ -71,15 +75,45 @@ def test_a_new_day_begins_at_nothing(state: State, monkeypatch: pytest.MonkeyPat
     assert state.use("alice", {"elements": (6, 6)}) == ""
 
 
-def test_old_days_are_forgotten(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=KEPT_DAYS + 1)
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "today", lambda: before.date().isoformat())
-        state.use("alice", {"elements": (6, 6)})
-    state.use("alice", {"elements": (1, 6)})
-    state.forget_old()
+def day_before(days: int) -> str:
+    return (datetime.datetime.now(datetime.UTC) - datetime.timedelta(days)).date().isoformat()
+
+
+def days_kept(state: State) -> list[str]:
     with state.transaction() as database:
-        assert [row["amount"] for row in database.execute("SELECT amount FROM used")] == [1]
+        return [str(row["day"]) for row in database.execute("SELECT day FROM used ORDER BY day")]
+
+
+def use_on(day: str, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "today", lambda: day)
+        assert state.use("alice", {"elements": (6, 6)}) == ""
+
+
+def test_old_days_are_forgotten(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_on(day_before(KEPT_DAYS + 1), state, monkeypatch)
+    use_on(day_before(KEPT_DAYS - 1), state, monkeypatch)
+    state.forget_old()
+    assert days_kept(state) == [day_before(KEPT_DAYS - 1)]
+
+
+def test_a_server_that_serves_for_months_forgets_them_too(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    for days in range(100, -1, -1):
+        use_on(day_before(days), state, monkeypatch)
+    assert len(days_kept(state)) == KEPT_DAYS + 1 and days_kept(state)[-1] == day_before(0)
+
+
+def test_and_so_does_one_that_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_keys(tmp_path)
+    path = tmp_path / "state.sqlite"
+    with contextlib.closing(State(path)) as state:
+        use_on(day_before(KEPT_DAYS + 1), state, monkeypatch)
+        use_on(day_before(1), state, monkeypatch)
+    options = Options(id="bob", identity=tmp_path / "bob", trust=tmp_path / "trusted", listen="127.0.0.1:0", state=path)
+    with prepared(options):
+        pass
+    with contextlib.closing(State(path)) as state:
+        assert days_kept(state) == [day_before(1)]
 
 
 def test_two_connections_share_one_limit(tmp_path: Path) -> None:

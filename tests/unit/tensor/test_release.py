@@ -104,7 +104,7 @@ def test_a_worker_that_sends_a_number_breaks_the_rules() -> None:
 
 def test_asking() -> None:
     client = Answering(Releases(1, [release()]))
-    assert ask_release(cast(Client, client), 5, "x" * MAX_REASON_CHARACTERS).id == "1f"
+    assert ask_release(cast(Client, client), 5, 8, "x" * MAX_REASON_CHARACTERS).id == "1f"
     assert client.sent == [AskRelease(7, 5, "x" * MAX_REASON_CHARACTERS)]
     assert releases(cast(Client, client)) == [release()]
 
@@ -113,5 +113,5 @@ def test_asking() -> None:
 def test_reasons_that_are_none(reason: object) -> None:
     client = Answering(Releases(1, [release()]))
     with pytest.raises((PtrTensorError, TypeError)):
-        ask_release(cast(Client, client), 5, cast(str, reason))
+        ask_release(cast(Client, client), 5, 8, cast(str, reason))
     assert client.sent == []

@@ -359,6 +359,18 @@ def test_a_peer_that_never_takes_the_end_is_given_up() -> None:
         assert isinstance(running.exception(DEADLINE), TimeoutError)
 
 
+def test_nor_is_it_waited_for_when_there_is_no_time() -> None:
+    with side() as one, played(one) as (_, running):
+        one.app.settimeout(0.1)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                one.app.send(bytes(CHUNK_BYTES))
+        one.relay.stop()
+        assert not wait([running], 0.2).done
+        one.relay.give_up()
+        assert isinstance(running.exception(DEADLINE), ConnectionAbortedError)
+
+
 def test_stop_is_heard_by_a_peer_that_has_acknowledged_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resumable, "KEPT_BYTES", 1000)
     with side(why=lambda: "stopped") as one, played(one) as (sock, running):

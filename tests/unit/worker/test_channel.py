@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -116,6 +117,27 @@ def test_a_message_that_comes_byte_by_byte(pair: Pair) -> None:
         for byte in LENGTH.pack(len(body)) + body:
             server.socket.sendall(bytes([byte]))
         assert plain(receiving.result(DEADLINE)[0]) == plain(ASSIGN)
+
+
+def test_a_message_that_comes_byte_by_byte_for_too_long(pair: Pair) -> None:
+    server, session = pair
+    body = msgspec.msgpack.encode(ASSIGN)
+    server.socket.sendall(LENGTH.pack(len(body)))
+    with ThreadPoolExecutor(1) as pool:
+        receiving = pool.submit(session.receive, 0.3)
+        for byte in body[:-1]:
+            if receiving.done():
+                break
+            server.socket.sendall(bytes([byte]))
+            time.sleep(0.02)
+        with pytest.raises(TimeoutError, match="does not send what it announced"):
+            receiving.result(DEADLINE)
+
+
+def test_a_message_that_comes_in_time(pair: Pair) -> None:
+    server, session = pair
+    server.send(ASSIGN)
+    assert plain(session.receive(DEADLINE)[0]) == plain(ASSIGN)
 
 
 def test_threads_that_send_at_once(pair: Pair) -> None:
