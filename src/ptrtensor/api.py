@@ -21,6 +21,7 @@ from ptrtensor.tensor.arguments import check_publishable, checked_tags, checked_
 from ptrtensor.tensor.autocast import Autocast
 from ptrtensor.tensor.hook import TorchHook
 from ptrtensor.tensor.pointer import PointerTensor, wrap
+from ptrtensor.tensor.told import check_names, told_extent
 from ptrtensor.tensor.worker import call_sites, check_id, devices
 from ptrtensor.transport.addresses import parse_address
 from ptrtensor.transport.base import Transport
@@ -35,7 +36,7 @@ from ptrtensor.version import __version__
 from ptrtensor.wire import messages
 from ptrtensor.wire.control import Publication
 from ptrtensor.wire.limits import MAX_RESULTS
-from ptrtensor.wire.metadata import contiguous_stride, intern, interned
+from ptrtensor.wire.metadata import contiguous_stride, intern
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.session import Session
 
@@ -76,6 +77,7 @@ class ConnectedWorker(Worker):
         texts = checked_texts(tags, "search()")
         first = self.client.reserve(MAX_RESULTS)
         found, _ = self.client.request(lambda number: messages.Search(number, texts, first), messages.Found)
+        check_names(found, first)
         return [self._found(entry) for entry in found.entries]
 
     def autocast(
@@ -90,8 +92,8 @@ class ConnectedWorker(Worker):
         return Autocast(self.casting, dtype, enabled, cache_enabled)
 
     def _found(self, entry: messages.Entry) -> PointerTensor:
-        reference = Reference(self.client, entry.name)
-        pointer = wrap(self, reference, interned(entry.extent.meta), entry.extent.offset)
+        extent = told_extent(entry.extent)
+        pointer = wrap(self, Reference(self.client, entry.name), extent.meta, extent.offset)
         pointer.__dict__.update(_tags=entry.tags, _description=entry.description)
         return pointer
 

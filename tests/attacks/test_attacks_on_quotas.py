@@ -13,7 +13,7 @@ from waiting import eventually
 from wire_samples import command
 
 import ptrtensor as pt
-from ptrtensor.owner import clerk
+from ptrtensor.owner import allowance
 from ptrtensor.owner.state import State
 from ptrtensor.transport.resumable import end
 from ptrtensor.wire.instruction import Constant, Instruction, Items, ObjectSlot
@@ -32,7 +32,7 @@ operations_per_day = 1000
 
 @pytest.fixture
 def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Besieged]:
-    monkeypatch.setattr(clerk, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(allowance, "GRACE_SECONDS", 0.5)
     with besieged(tmp_path, policy=POLICY) as opened:
         yield opened
 

@@ -192,7 +192,7 @@ OFFENCES: list[tuple[str, bytes, str]] = [
     ("long message", header(MAX_MESSAGE_BYTES + 1, 0), f"{MAX_MESSAGE_BYTES + 1} bytes"),
     ("longest message", header(2**32 - 1, 0), "4294967295 bytes"),
     ("longest payload", header(10, 2**64 - 1), "18446744073709551615 bytes"),
-    ("long batch", raw_frame(frame(Batch(0, 0, []))[16:], payload_bytes=MAX_BATCH_BYTES + 1), "batch"),
+    ("long batch", raw_frame(frame(Batch(0, 0, []))[16:], payload_bytes=MAX_BATCH_BYTES + 1), "Batch"),
     ("60 GiB for 24 bytes", raw_frame(frame(Put(1, META))[16:], payload_bytes=60 * 1024**3), "of 24"),
     ("64 GiB and one", raw_frame(frame(Put(1, uint8(2**36 + 1)))[16:], payload_bytes=2**36 + 1), "bytes"),
     ("payload of a fetch", frame(Fetch(1, 2), b"x"), "Fetch"),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import ptrtensor as pt
+from ptrtensor.client import outbox
 
 verbs: Any = pt
 """The module without its types, which refuse most of these calls already."""
@@ -100,3 +101,13 @@ def test_what_is_no_state_of_a_generator(state: torch.Tensor, worker: pt.Worker)
             lazy.set_rng_state(wrong, worker.device)
     assert torch.equal(lazy.get_rng_state(worker.device), before)
     worker.manual_seed(None)
+
+
+def test_a_call_that_is_too_much_to_say(worker: pt.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused at the caller's line, and costs no session."""
+    monkeypatch.setattr(outbox, "MAX_BATCH_BYTES", 4096)
+    rows = list(pt.send(torch.ones(200, 2), worker))
+    with pytest.raises(pt.UnsupportedOpError, match=r"aten::stack .* call it on parts of its list"):
+        torch.stack(rows)
+    assert torch.cat([torch.stack(rows[:50]), torch.stack(rows[50:100])]).sum().item() == 200
+    worker.synchronize()

@@ -16,6 +16,7 @@ from client_transports import connected
 from interrupting import InterruptError, interrupted
 
 from ptrtensor._torch.memory import bytes_of, meta_of, tensor_of
+from ptrtensor.client import outbox
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.client import FLUSH_STREAMING, Client
 from ptrtensor.client.reference import Reference
@@ -166,16 +167,32 @@ def try_place(kind: str, within: str, act: Act, at: int) -> tuple[bool, str]:
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize(("kind", "within"), PLACES)
 def test_every_place(kind: str, within: str, act: str) -> None:
+    assert not broken_places(kind, within, ACTS[act])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("act", ["flushing", "dropping", "redefining"])
+@pytest.mark.parametrize("within", ["client/client", "client/outbox"])
+@pytest.mark.parametrize("kind", FILES)
+def test_every_place_where_what_waits_is_too_much_for_a_batch(
+    kind: str, within: str, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAX_BATCH_BYTES", 40)  # a command, or the names of three that died
+    monkeypatch.setattr(outbox, "MAX_DEFINITION_BYTES", 150)
+    assert not broken_places(kind, within, ACTS[act])
+
+
+def broken_places(kind: str, within: str, act: Act) -> dict[int, str]:
     broken: dict[int, str] = {}
     at = last = 0
     while at <= last + SWALLOWED and len(broken) < MANY:
         at += 1
-        reached, wrong = try_place(kind, within, ACTS[act], at)
+        reached, wrong = try_place(kind, within, act, at)
         if reached:
             last = at
         if wrong:
             broken[at] = wrong
-    assert not broken
+    return broken
 
 
 @pytest.mark.parametrize("within", ["client/client", "client/failures"])

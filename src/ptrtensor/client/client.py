@@ -83,7 +83,7 @@ class Client:
         self._call_sites = call_sites
         self._synchronous = synchronous
         self._outbox = Outbox(self.failures)
-        self._inbox = Inbox(transport, worker, self.failures, self._lose)
+        self._inbox = Inbox(transport, worker, self.failures, lambda: self._outbox.taken, self._lose)
         self.drops, self.living = self._outbox.drops, self._outbox.living
         self._waited_at = 0
         self._most = FLUSH_STREAMING
@@ -296,13 +296,16 @@ class Client:
     # --- inside
 
     def _send_batch(self, *, computing: bool = True, more: bool = False) -> None:
+        """What is here now, in as many batches as it takes; threads that post meanwhile do not hold this one."""
         self._outbox.take_in_drops()
-        if len(self._outbox):
-            batch, commands = self._outbox.batch()
-            if not (computing or self._outbox.only_drops(batch)):
+        outbox = self._outbox
+        end = outbox.next
+        while outbox.first < end:
+            batch, commands = outbox.batch()
+            if not (computing or outbox.only_drops(batch)):
                 return
             self._send(batch, commands, more=more)
-            self._outbox.sent(batch)
+            outbox.sent(batch)
 
     def _send(self, message: ClientMessage, payload: Buffer | None, *, more: bool = False) -> None:
         try:

@@ -1,14 +1,19 @@
 """Failures that the worker reported and nobody has seen yet."""
 
-from collections import deque
+import threading
+from collections import OrderedDict, deque
 from typing import Final
 
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.errors import REMOTE_ERRORS, RemoteOpError
+from ptrtensor.wire.limits import MAX_FAILURE_TEXT
 from ptrtensor.wire.messages import Failure
 
 MAX_UNSEEN: Final = 100
-"""Failures kept with their texts until somebody waits; of further ones only the number."""
+"""Failures kept with their texts until somebody waits; of further ones only how many they are."""
+
+MAX_SEEN: Final = 10_000
+"""Failures of which it is remembered that they were raised: more than can be in flight."""
 
 MAX_FAILED_SITES: Final = 1000
 """Lines kept of what failed, for the errors of values that hang on it."""
@@ -23,10 +28,17 @@ class Failures:
         """Who issued what: by the sequence number of a command, by the name of a value that was put, negated [P4]."""
         self._puts: deque[tuple[int, int]] = deque()
         self._failed_sites: dict[int, CallSite] = {}
-        self._unseen: dict[int, Failure | None] = {}
-        self._seen_early: set[int] = set()
-        """What was raised before its acknowledgement came, which will tell of it once more [P8.5]."""
+        self._unseen: dict[int, Failure] = {}
+        self._further = 0
+        """How many there are beyond those."""
+        self._seen: OrderedDict[int, None] = OrderedDict()
+        """What was raised, the latest last: its acknowledgement, if that is still to come, tells of it again [P8.5]."""
+        self._newest = -1
+        """The last command of whose failure was told. They come in order: what comes twice is not new [P7.2]."""
+        self._told = -1
+        """What failed up to this command counts as seen."""
         self._acknowledged = 0
+        self._lock = threading.Lock()  # never for longer than a look through the first MAX_UNSEEN
 
     def issued(self, sequence: int, site: CallSite) -> None:
         self._sites[sequence] = site
@@ -38,31 +50,47 @@ class Failures:
 
     def acknowledge(self, sequence: int, failures: list[Failure]) -> None:
         """Forget the lines of what has run; keep those of what failed."""
-        for failure in failures:
+        for failure in map(cut, failures):
             self._keep(failure)
-            if len(self._unseen) < MAX_UNSEEN:
-                self._unseen[failure.sequence] = failure
-            else:
-                self._unseen.setdefault(failure.sequence, None)
-            if failure.sequence in self._seen_early:  # asked behind, not before: another thread may be raising it
-                self._unseen.pop(failure.sequence)
+            with self._lock:
+                self._take(failure)
         for done in range(self._acknowledged, sequence):
-            self._forget_site(done)
+            self._sites.pop(done, None)
         while self._puts and self._puts[0][0] < sequence:
-            self._forget_site(self._puts.popleft()[1])
+            self._sites.pop(self._puts.popleft()[1], None)
         self._acknowledged = sequence
 
-    def _forget_site(self, sequence: int) -> None:
-        self._sites.pop(sequence, None)
-        self._seen_early.discard(sequence)
+    def _take(self, failure: Failure) -> None:
+        sequence = failure.sequence
+        if sequence in self._seen or sequence in self._unseen or 0 <= sequence <= self._newest:
+            return
+        if len(self._unseen) < MAX_UNSEEN:
+            self._unseen[sequence] = failure
+        else:
+            self._further += 1
+        # No call between: an interruption falls before both assignments or behind them.
+        self._newest = sequence if sequence > self._newest else self._newest
 
     def error(self, failure: Failure) -> RemoteOpError:
         """The error to raise; it counts as seen from now on."""
-        error = self._error(failure)
-        if failure.sequence in self._sites:
-            self._seen_early.add(failure.sequence)
-        self._unseen.pop(failure.sequence, None)
+        error = self._error(cut(failure))
+        with self._lock:
+            self._see(failure.sequence)
         return error
+
+    def _see(self, sequence: int) -> None:
+        if self._unseen.pop(sequence, None) is None and self._is_further(sequence):
+            self._further -= 1
+        self._seen[sequence] = None
+        self._seen.move_to_end(sequence)
+        if len(self._seen) > MAX_SEEN:
+            self._seen.popitem(last=False)
+
+    def _is_further(self, sequence: int) -> bool:
+        """Whether it is one of those of which only the number is kept; of a put, so far as its line is known."""
+        if sequence in self._seen or not self._further:
+            return False
+        return self._told < sequence <= self._newest if sequence >= 0 else sequence in self._failed_sites
 
     def _error(self, failure: Failure) -> RemoteOpError:
         self._keep(failure)
@@ -76,34 +104,52 @@ class Failures:
 
     def raise_unseen(self) -> None:
         """Raise one error for all that nobody saw: the first, with the others named in a note."""
-        sequences = list(self._unseen)
-        unseen = [self._unseen.get(sequence) for sequence in sequences]
-        if not unseen:
+        if not self._unseen and not self._further:
             return
-        told = [self._error(failure) for failure in [failure for failure in unseen if failure is not None][:6]]
+        with self._lock:
+            unseen, further, newest = self._unseen.copy(), self._further, self._newest
+        told = [self._error(failure) for failure in list(unseen.values())[:6]]
         first, *others = told or [
             RemoteOpError(f"operations failed at worker {self._worker}, whose texts were not kept")
         ]
         for other in others:
             first.add_note(f"Also: {other}")
-        more = len(unseen) - len(told)
+        more = len(unseen) + further - len(told)
         if more:
             first.add_note(f"and {more} more failures")
         try:
             raise first
         finally:
             # Not before: interrupted until here, the error is still there to be seen.
-            self.forget(sequences)
+            self._tell(unseen, further, newest)
 
-    def forget(self, sequences: list[int] | None = None) -> None:
-        """These count as seen, or all that failed so far."""
-        for sequence in list(self._unseen) if sequences is None else sequences:
-            self._unseen.pop(sequence, None)
+    def _tell(self, unseen: dict[int, Failure], further: int, newest: int) -> None:
+        """These count as seen: they may be more by now."""
+        with self._lock:
+            self._unseen = {sequence: left for sequence, left in self._unseen.items() if sequence not in unseen}
+            self._further = max(0, self._further - further)
+            self._told = max(self._told, newest)
+
+    def forget(self) -> None:
+        """All that failed so far counts as seen. Without the lock: in a forked child nobody may give it back."""
+        self._unseen, self._further, self._told = {}, 0, self._newest
 
     def _keep(self, failure: Failure) -> None:
         site = self._sites.get(failure.sequence)
-        if site is not None:
+        if site is None:
+            return
+        with self._lock:
             self._failed_sites[failure.sequence] = site
             if len(self._failed_sites) > MAX_FAILED_SITES:
-                seen = (known for known in self._failed_sites if self._unseen.get(known) is None)
+                seen = (known for known in self._failed_sites if known not in self._unseen)
                 del self._failed_sites[next(seen)]
+
+
+def cut(failure: Failure) -> Failure:
+    """With texts no longer than they may be [P3.1]."""
+    return Failure(
+        failure.sequence,
+        failure.operation[:MAX_FAILURE_TEXT],
+        failure.error[:MAX_FAILURE_TEXT],
+        failure.traceback[-MAX_FAILURE_TEXT:],
+    )

@@ -56,7 +56,9 @@ class Flusher:
                 wait(self._ends, self._delay)
             if self._progress() == before and not self._stopped:
                 self._awake = False
-                self._flush()
+                # Whatever it is: the caller meets it again, or `close` tells. Without this thread, all would lie.
+                with contextlib.suppress(Exception):
+                    self._flush()
 
 
 def wait(signals: "queue.SimpleQueue[None]", seconds: float) -> None:

@@ -7,6 +7,7 @@ from typing import NoReturn
 from ptrtensor.client.failures import Failures
 from ptrtensor.errors import ProtocolError, PtrTensorError, VersionMismatchError, WorkerLostError
 from ptrtensor.transport.base import Transport
+from ptrtensor.wire.limits import MAX_FAILURES
 from ptrtensor.wire.messages import Acknowledged, Refused, Reply, Welcome, WorkerMessage
 
 
@@ -18,15 +19,21 @@ class Inbox:
     """
 
     def __init__(
-        self, transport: Transport, worker: str, failures: Failures, lose: Callable[[PtrTensorError], NoReturn]
+        self,
+        transport: Transport,
+        worker: str,
+        failures: Failures,
+        sent: Callable[[], int],
+        lose: Callable[[PtrTensorError], NoReturn],
     ) -> None:
-        """`lose` ends the session, and raises."""
+        """`sent` counts the commands that the worker can know of; `lose` ends the session, and raises."""
         self.acknowledged = 0
         """Commands that have run."""
         self.bytes_received = 0
         self._transport = transport
         self._worker = worker
         self._failures = failures
+        self._sent = sent
         self._lose = lose
         self._awaited: set[int] = set()
         self._replies: dict[int, tuple[Reply, memoryview]] = {}
@@ -58,9 +65,9 @@ class Inbox:
             try:
                 if not self._transport.events:
                     self._transport.wait(seconds)
+                self.deliver()
             except (WorkerLostError, ProtocolError) as error:
                 self._lose(error)
-            self.deliver()
 
     def poll(self) -> None:
         """Take in what has arrived, if nobody else is about to."""
@@ -73,7 +80,10 @@ class Inbox:
                     self._lose(error)
 
     def deliver(self) -> None:
-        """Deal with what the transport holds."""
+        """Deal with what the transport holds.
+
+        :raises ProtocolError: it is what no worker says.
+        """
         events = self._transport.events
         while events:
             message, payload = events[0]
@@ -86,6 +96,7 @@ class Inbox:
 
     def _receive(self, message: WorkerMessage, payload: memoryview) -> None:
         if isinstance(message, Acknowledged):
+            self._check(message)
             self.acknowledged = message.sequence
             self._failures.acknowledge(message.sequence, message.failures)
         elif isinstance(message, Refused):
@@ -95,6 +106,20 @@ class Inbox:
         elif message.request in self._awaited:
             self.bytes_received += len(payload)
             self._replies[message.request] = (message, payload)
+
+    def _check(self, message: Acknowledged) -> None:
+        """[P7.4]. What says no more than before does no harm: the same may come twice [P7.3]."""
+        sent = self._sent()
+        if not self.acknowledged <= message.sequence <= sent:
+            raise ProtocolError(
+                f"worker {self._worker} says that it has run {message.sequence} commands of {sent}, of which it had "
+                f"run {self.acknowledged} before"
+            )
+        failures = message.failures
+        if failures and (len(failures) > MAX_FAILURES or max(failure.sequence for failure in failures) >= sent):
+            raise ProtocolError(
+                f"worker {self._worker} tells of {len(failures)} failures at once, or of one of what it was never sent"
+            )
 
 
 def refusal(message: Refused, worker: str) -> PtrTensorError:

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import msgspec
 
 from ptrtensor.errors import AuditError
-from ptrtensor.owner.claims import claimed, give_up
+from ptrtensor.owner.claims import claimed, released
 
 BEFORE_THE_FIRST: Final = "0" * 64
 
@@ -76,7 +76,7 @@ class Audit:
             for _ in records(path, self._chain):
                 pass
         except BaseException as error:
-            give_up(self._file)
+            released(self._file)
             if isinstance(error, AuditError):
                 error.add_note("Keep the log as it is, and name another file with --audit.")
             raise
@@ -128,7 +128,7 @@ class Audit:
                 os.fsync(self._file)
             finally:
                 if os.getpid() == self._process:
-                    give_up(self._file)
+                    released(self._file)
                 else:
                     os.close(self._file)  # in a forked child the lock is the parent's
 

@@ -9,7 +9,7 @@ fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None  #
 
 
 def claimed(file: int) -> bool:
-    """Whether the file is this server's now, until `give_up`, or until this process ends; else it is another's.
+    """Whether the file is this server's now, until `released`, or until this process ends; else it is another's.
 
     Where the system or the file system knows no locks, it is.
     """
@@ -24,8 +24,8 @@ def claimed(file: int) -> bool:
     return True
 
 
-def give_up(file: int) -> None:
-    """Close it, and let others take it: a child that was forked has it open too, and would hold the lock."""
+def released(file: int) -> None:
+    """Also where a forked child has the file open, too."""
     with contextlib.suppress(OSError):
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_UN)

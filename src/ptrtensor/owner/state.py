@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ptrtensor.errors import PtrTensorError
-from ptrtensor.owner.claims import claimed, give_up
+from ptrtensor.owner.claims import claimed, released
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS used (
@@ -74,10 +74,10 @@ class State:
         if not make and not path.exists():
             raise PtrTensorError(f"there is no state {path}: name the file that `ptrtensor serve --state` keeps")
         self._lock = threading.Lock()
+        self._day = today()
         self.recording = threading.Lock()
         """Held by who writes lines about requests: each decision once, and all in their order."""
         self._claim: int | None = None
-        self._day = today()
         with self._named_errors():
             make_file(path)
             self._database = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -185,7 +185,7 @@ class State:
         with self._lock:
             self._database.close()
             if self._claim is not None:
-                give_up(self._claim)
+                released(self._claim)
                 self._claim = None
 
     @contextmanager
@@ -194,6 +194,12 @@ class State:
             yield
         except (sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
             raise StateError(f"the state {self.path} cannot be used: {error}") from error
+
+
+def forget_before(database: sqlite3.Connection, day: str) -> None:
+    """What was used long before that day."""
+    first = datetime.date.fromisoformat(day) - datetime.timedelta(days=KEPT_DAYS)
+    database.execute("DELETE FROM used WHERE day < ?", (first.isoformat(),))
 
 
 def make_file(path: Path) -> None:
@@ -211,12 +217,6 @@ def make_file(path: Path) -> None:
 def lock_file(path: Path) -> Path:
     """Beside the state, and the same by whatever link it is named; it stays when the server has ended."""
     return Path(os.path.realpath(path) + LOCKED)
-
-
-def forget_before(database: sqlite3.Connection, day: str) -> None:
-    """What was used long before that day."""
-    first = datetime.date.fromisoformat(day) - datetime.timedelta(days=KEPT_DAYS)
-    database.execute("DELETE FROM used WHERE day < ?", (first.isoformat(),))
 
 
 def used(database: sqlite3.Connection, day: str, client: str, what: str) -> float:

@@ -15,17 +15,18 @@ from ptrtensor._torch.operations import decompose
 from ptrtensor._torch.state import is_tracing, view_mode
 from ptrtensor._torch.subclass import bump_versions, set_metadata
 from ptrtensor.client.reference import Reference
-from ptrtensor.errors import PtrTensorError, UnsupportedOpError
+from ptrtensor.errors import ProtocolError, PtrTensorError, UnsupportedOpError
 from ptrtensor.tensor.base import Pointer, Wrap
 from ptrtensor.tensor.cache import Extent, Prediction
 from ptrtensor.tensor.operation import Args, Kind, Kwargs, Operation, operations
 from ptrtensor.tensor.prediction import predict
 from ptrtensor.tensor.reshaping import check_writes, note_reshaping
 from ptrtensor.tensor.signature import Call
+from ptrtensor.tensor.told import check_number, told_extent
 from ptrtensor.tensor.worker import Worker, call_sites
 from ptrtensor.wire import messages
 from ptrtensor.wire.limits import MAX_RESULTS
-from ptrtensor.wire.metadata import TensorMeta, interned
+from ptrtensor.wire.metadata import TensorMeta
 
 ALIAS: Final = torch.ops.aten.alias.default
 
@@ -167,15 +168,20 @@ def ask(worker: Worker, call: Call, wrap: Wrap) -> object:
     post(worker, call, prediction, first)
     if operation.returns_scalar:
         value, _ = worker.fetch_value(references[0])
+        if value.scalar is None:
+            raise ProtocolError(f"worker {worker.id} sent no number")
         return value.scalar
     outcome, _ = client.request(lambda number: messages.Describe(number, first), messages.Described)
-    references += [Reference(client, first + place) for place in range(len(references), len(outcome.fresh))]
+    check_number(outcome, operation, len(written))
+    fresh = [None if extent is None else told_extent(extent) for extent in outcome.fresh]
+    changed = [told_extent(extent) for extent in outcome.written]
+    references += [Reference(client, first + place) for place in range(len(references), len(fresh))]
     pointers = [
-        None if extent is None else wrap(worker, reference, interned(extent.meta), extent.offset)
-        for extent, reference in zip(outcome.fresh, references, strict=False)
+        None if extent is None else wrap(worker, reference, extent.meta, extent.offset)
+        for extent, reference in zip(fresh, references, strict=False)
     ]
-    for place, extent in zip(written, outcome.written, strict=True):
-        pointer, became = call.pointers[place], Extent(interned(extent.meta), extent.offset)
+    for place, became in zip(written, changed, strict=True):
+        pointer = call.pointers[place]
         if pointer is not None and pointer._meta is not became.meta:
             note_reshaping(pointer, str(operation.op))
         reshape(pointer, became, wrap)

@@ -62,6 +62,8 @@ class Worker(ABC):
     def objects(self) -> Mapping[int, Tensor | TensorMeta]:
         """Name to object, read-only: the tensors themselves where the worker is in this process, else metadata."""
         found, _ = self.client.request(messages.Inventory, messages.Found)
+        for entry in found.entries:
+            entry.extent.check()
         return MappingProxyType({entry.name: entry.extent.meta for entry in found.entries})
 
     @abstractmethod

@@ -23,6 +23,7 @@ from ptrtensor.wire.limits import (
     MAX_HELLO_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_PAYLOAD_BYTES,
+    MAX_REFUSAL_CHARACTERS,
     MAX_SEALED_BYTES,
     PROTOCOL_VERSION,
 )
@@ -46,6 +47,12 @@ MAGIC: Final = b"pt"
 STAGING_BYTES: Final = 256 * 1024
 JOINED_BELOW_BYTES: Final = 16 * 1024
 """A payload smaller than this is copied behind its header: a system call costs more."""
+
+MOST_PAYLOAD_BYTES: Final[dict[type[Message], int]] = {
+    Batch: MAX_BATCH_BYTES,
+    **dict.fromkeys(SEALED_PAYLOAD, MAX_SEALED_BYTES),
+}
+"""Of messages whose payload is no value of a tensor."""
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _from_client: Final[msgspec.msgpack.Decoder[ClientMessage]] = msgspec.msgpack.Decoder(ClientMessage)
@@ -91,13 +98,20 @@ Allocate = Callable[[int], memoryview]
 
 
 def encode(message: Message, payload: Buffer | None = None) -> list[Buffer]:
-    """The frame as buffers to be sent in order; a large payload is not copied [P2.1]."""
+    """The frame as buffers to be sent in order; a large payload is not copied [P2.1].
+
+    :raises UnsupportedOpError: the peer would have to refuse it [P3.1].
+    """
     body = _encoder.encode(message)
     size = 0 if payload is None else len(payload)
     most = MAX_HELLO_BYTES if isinstance(message, Hello | Welcome) else MAX_MESSAGE_BYTES
     if len(body) > most:
         raise UnsupportedOpError(
             f"a {type(message).__name__} of {len(body)} bytes is more than the {most} that a peer takes"
+        )
+    if size > MOST_PAYLOAD_BYTES.get(type(message), MAX_PAYLOAD_BYTES):
+        raise UnsupportedOpError(
+            f"a {type(message).__name__} with {size} bytes beside it is more than a peer takes: send parts of it"
         )
     head = HEADER.pack(MAGIC, PROTOCOL_VERSION, len(body), size) + body
     if payload is None or size == 0:
@@ -272,16 +286,16 @@ class Connection(Generic[Incoming]):
         try:
             return self._decoder.decode(body)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            raise ProtocolError(f"the peer sent a message that is none of the protocol's: {error}") from error
+            # Cut, since it may quote the message; without its cause, which is as long.
+            reason = str(error)[:MAX_REFUSAL_CHARACTERS]
+            raise ProtocolError(f"the peer sent a message that is none of the protocol's: {reason}") from None
 
     def _check_payload(self, message: Message, size: int) -> None:
         """[P2.3]: a tensor's payload is as long as its metadata says, and only some messages have one."""
-        if isinstance(message, Batch):
-            if size > MAX_BATCH_BYTES:
-                raise MessageTooLargeError(f"the peer announces a batch of {size} bytes")
-        elif isinstance(message, SEALED_PAYLOAD):
-            if size > MAX_SEALED_BYTES:
-                raise MessageTooLargeError(f"the peer announces a sealed value of {size} bytes")
+        most = MOST_PAYLOAD_BYTES.get(type(message))
+        if most is not None:
+            if size > most:
+                raise MessageTooLargeError(f"the peer announces a {type(message).__name__} of {size} bytes")
         elif isinstance(message, PAYLOAD_OF_TENSOR):
             expected = 0
             if message.meta is not None:

@@ -19,6 +19,8 @@ DROP: Final = 0
 DROP_HEADER: Final = struct.Struct("<QQ")
 NUMBER: Final = struct.Struct("<Q")
 
+_encoder: Final = msgspec.msgpack.Encoder()
+
 
 class ObjectSlot(msgspec.Struct, frozen=True, tag="o", array_like=True):
     """A tensor at the worker; the command carries its name."""
@@ -110,6 +112,11 @@ class Instruction(msgspec.Struct, frozen=True, array_like=True):
                 yield from argument.items
             else:
                 yield argument
+
+
+def encoded_size(instruction: Instruction) -> int:
+    """The bytes that its definition takes in a message."""
+    return len(_encoder.encode(instruction))
 
 
 def layout(instruction: Instruction) -> struct.Struct:

@@ -14,7 +14,7 @@ MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """The typed part of a message. Tensor values travel beside it."""
 
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
-"""The commands of one batch; a client sends a few kilobytes at a time."""
+"""The commands of one batch. A client mostly sends a few kilobytes at a time."""
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024**3
 """The bytes of one tensor, which must also equal what its metadata says."""
@@ -45,6 +45,9 @@ MAX_ID_CHARACTERS: Final = 200
 
 MAX_REASON_CHARACTERS: Final = 2000
 """Of why a client asks for a release."""
+
+MAX_REFUSAL_CHARACTERS: Final = 1000
+"""Of why a client is refused: no more than fits a message of the handshake."""
 
 MAX_FAILURES: Final = 64
 """Failures that one acknowledgement names; each has up to three texts, and all must fit a message."""

@@ -3,12 +3,16 @@
 A message may have a payload, raw bytes that travel beside it: the values of a tensor, or a batch's commands.
 """
 
+from itertools import accumulate
+from operator import mul
 from typing import Annotated, Final, Literal
 
 import msgspec
 
+from ptrtensor.errors import ProtocolError
 from ptrtensor.wire.instruction import Instruction
-from ptrtensor.wire.metadata import TensorMeta
+from ptrtensor.wire.limits import MAX_REFUSAL_CHARACTERS
+from ptrtensor.wire.metadata import ITEM_BYTES, TensorMeta
 
 Status = Literal["pending", "approved", "denied", "collected"]
 """What became of a request for release."""
@@ -32,6 +36,9 @@ class Settings(msgspec.Struct, frozen=True, array_like=True):
     mkldnn: bool = True
     flush_denormal: bool = False
 
+
+MOST: Final = 2**63 - 1
+"""Of whatever torch counts: elements, bytes."""
 
 NO_COMMAND: Final = -(1 << 63)
 """Stands for the sequence number in a failure that is of no command and of no name."""
@@ -219,6 +226,11 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     version: bool = False
 
 
+def told(reason: str) -> str:
+    """As much of it as a refusal may say, without what is no text [P3.1]: it may quote what a client made up."""
+    return reason[:MAX_REFUSAL_CHARACTERS].encode(errors="replace").decode()
+
+
 class Value(msgspec.Struct, frozen=True, tag=True):
     """A tensor's value in the payload, or a number that an operation returned."""
 
@@ -232,6 +244,17 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
 
     meta: TensorMeta
     offset: int
+
+    def check(self) -> None:
+        """Refuse what no tensor can have, of which a pointer was to be made [P3.4]."""
+        meta = self.meta
+        meta.check()
+        end = self.offset * ITEM_BYTES[meta.dtype] + meta.extent
+        numbers = (*meta.shape, *accumulate(meta.shape, mul), *meta.stride, self.offset, end)
+        if not all(0 <= number <= MOST for number in numbers):
+            raise ProtocolError("the peer tells of a tensor that is larger than any, or lies where none can")
+        if meta.conj and not meta.dtype.startswith("complex"):
+            raise ProtocolError(f"the peer tells of a {meta.dtype} that is to be conjugated")
 
 
 class Described(msgspec.Struct, frozen=True, tag=True):

@@ -39,7 +39,7 @@ from ptrtensor.wire.control import (
     Unsealing,
     Verdict,
 )
-from ptrtensor.wire.messages import Release
+from ptrtensor.wire.messages import Release, told
 from ptrtensor.wire.metadata import TensorMeta
 from ptrtensor.worker.channel import Channel
 from ptrtensor.worker.owner import Owner, private
@@ -98,7 +98,7 @@ class DistantOwner(Owner):
 
     def note_offence(self, reason: str) -> None:
         """The client is about to be refused."""
-        tell(self._channel, Offence(reason))
+        tell(self._channel, Offence(told(reason)))
 
     # --- reading
 

@@ -113,7 +113,8 @@ class Executor:
         """Do not run it: the owner of the worker does not allow it. What it would write to is only held back."""
         self.executed = sequence + 1
         self.operations += 1
-        failure = Failure(sequence, program.instruction.op[:MAX_FAILURE_TEXT], f"{type(error).__name__}: {error}", "")
+        reason = f"{type(error).__name__}: {error}"[:MAX_FAILURE_TEXT]
+        failure = Failure(sequence, program.instruction.op[:MAX_FAILURE_TEXT], reason, "")
         self._report(failure)
         self._store.poison_storages(self._written(program, fields), failure, written=False)
         self._poison_results(program, fields, failure)

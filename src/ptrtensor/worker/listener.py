@@ -15,7 +15,7 @@ from ptrtensor.errors import ProtocolError, PtrTensorError, VersionMismatchError
 from ptrtensor.transport.addresses import is_loopback
 from ptrtensor.transport.base import Served
 from ptrtensor.transport.serving import RefusedError, refuse, serve
-from ptrtensor.wire.messages import ClientMessage, Hello, Refused
+from ptrtensor.wire.messages import ClientMessage, Hello, Refused, told
 from ptrtensor.worker.exits import Reply
 from ptrtensor.worker.identity import Identity
 from ptrtensor.worker.session import Session
@@ -72,13 +72,14 @@ def serve_connection(
             serve(sock, served, allocate)
             return
         except RefusedError as error:
-            reply = error.reply
+            reason, version = error.reply.reason, error.reply.version
         except ProtocolError as error:
-            reply = Refused(str(error), version=isinstance(error, VersionMismatchError))
+            reason, version = str(error), isinstance(error, VersionMismatchError)
         except OSError:
             raise
         except Exception as error:
-            reply = Refused(f"the worker met an error of its own: {type(error).__name__}: {error}")
+            reason, version = f"the worker met an error of its own: {type(error).__name__}: {error}", False
+        reply = Refused(told(reason), version)
         when_refused(reply.reason)
         refuse(sock, reply)
 

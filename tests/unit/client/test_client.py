@@ -3,13 +3,15 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from client_transports import NEVER, WAIT_SECONDS, ScriptedTransport
 from collecting import collect
 from waiting import eventually
 
+from ptrtensor.client import client as client_module
+from ptrtensor.client import outbox as outbox_module
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.client import DROPS_HERE, FLUSH_HERE, FLUSH_STREAMING, FLUSH_WAITING, SOON_AFTER, Client
 from ptrtensor.client.reference import Reference
@@ -23,9 +25,10 @@ from ptrtensor.errors import (
 )
 from ptrtensor.version import __version__
 from ptrtensor.wire import messages
+from ptrtensor.wire.connection import Buffer
 from ptrtensor.wire.instruction import DROP, DROP_HEADER, NUMBER, Instruction, ObjectSlot, layout
-from ptrtensor.wire.limits import PROTOCOL_VERSION
-from ptrtensor.wire.messages import Failure, WorkerMessage
+from ptrtensor.wire.limits import MAX_FAILURES, PROTOCOL_VERSION
+from ptrtensor.wire.messages import ClientMessage, Failure, WorkerMessage
 
 
 def instruction(number: int) -> Instruction:
@@ -150,6 +153,31 @@ def test_flush_sends_once(client: Client, transport: ScriptedTransport) -> None:
     client.flush()
     client.flush()
     assert transport.sizes == [3]
+
+
+def test_what_is_too_much_for_a_batch_goes_out_in_several(
+    client: Client, transport: ScriptedTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "MAX_BATCH_BYTES", 4 * len(command(1)))
+    post(client, 10)
+    client.send(messages.Hide(1))
+    assert [type(message).__name__ for message in transport.sent] == ["Batch"] * 3 + ["Hide"]
+    assert transport.sizes == [4, 4, 2] and [batch.first for batch in transport.batches] == [0, 4, 8]
+
+
+def test_a_flush_ends_though_another_thread_goes_on_posting(
+    client: Client, transport: ScriptedTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = transport.send
+
+    def post_meanwhile(message: ClientMessage, payload: Buffer | None = None, *, more: bool = False) -> None:
+        client._outbox.join(NEG, command(2), HERE)
+        send(message, payload, more=more)
+
+    monkeypatch.setattr(transport, "send", post_meanwhile)
+    post(client, 3)
+    client.flush()
+    assert transport.sizes == [3] and len(client._outbox) == 1
 
 
 def test_a_message_goes_behind_what_was_posted(client: Client, transport: ScriptedTransport) -> None:
@@ -397,8 +425,8 @@ def test_lines_of_failures_do_not_pile_up(client: Client, transport: ScriptedTra
     transport.acknowledges = False
     for _ in range(700):
         post(client, FLUSH_STREAMING)
-        last = transport.batches[-1].first
-        transport.acknowledge(*(failure(last + place) for place in range(FLUSH_STREAMING)))
+        last = transport.batches[-1]
+        transport.acknowledge(*(failure(last.first + place) for place in range(last.count)))
         with pytest.raises(RemoteOpError):
             client.synchronize()
     assert len(client.failures._failed_sites) <= 5000
@@ -449,6 +477,64 @@ def test_a_second_welcome_ends_the_session(client: Client, transport: ScriptedTr
     for _ in range(2):
         with pytest.raises(ProtocolError, match="handshake twice"):
             client.synchronize()
+
+
+FOUL = {
+    "far beyond what was sent": [messages.Acknowledged(2**62, [])],
+    "one beyond": [messages.Acknowledged(4, [])],
+    "negative": [messages.Acknowledged(-1, [])],
+    "less than before": [messages.Acknowledged(3, []), messages.Acknowledged(2, [])],
+    "too many failures": [messages.Acknowledged(3, [failure(0)] * (MAX_FAILURES + 1))],
+    "a failure of what was not sent": [messages.Acknowledged(3, [failure(3)])],
+}
+
+
+@pytest.mark.parametrize("how", ["read", "polled"])
+@pytest.mark.parametrize("foul", FOUL)
+def test_an_acknowledgement_that_no_worker_gives_ends_the_session(
+    client: Client, transport: ScriptedTransport, foul: str, how: str
+) -> None:
+    transport.acknowledges = False
+    post(client, 3)
+    client.flush()
+    for message in FOUL[foul]:
+        transport.answer(message)
+    acts: list[Callable[[], object]] = [
+        client.synchronize if how == "read" else client._inbox.poll,
+        client.synchronize,
+        lambda: post(client, 1),
+    ]
+    for act in acts:
+        with pytest.raises(ProtocolError, match="worker bob (says that it has run|tells of)"):
+            act()
+    assert isinstance(client.lost, ProtocolError)
+    client.flush_idle()
+    assert client.close() is None and transport.closed
+
+
+def test_a_foul_acknowledgement_ends_a_wait_for_room(
+    client: Client, transport: ScriptedTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "MAX_IN_FLIGHT", 20)
+    transport.acknowledges = False
+    transport.answer(messages.Acknowledged(2**62, []))
+    with pytest.raises(ProtocolError, match="says that it has run"):
+        post(client, 100)
+
+
+def test_an_acknowledgement_may_come_twice(client: Client, transport: ScriptedTransport) -> None:
+    """An interrupted receiver may take it twice in a row, and a batch that went out twice is answered twice."""
+    transport.acknowledges = False
+    post(client, 3)
+    client.flush()
+    said = [messages.Acknowledged(0, [failure(0)]), messages.Acknowledged(3, [failure(1)])]
+    for message in (said[0], said[0], said[1], said[1]):
+        transport.answer(message)
+    with pytest.raises(RemoteOpError) as caught:
+        client.synchronize()
+    assert [note for note in caught.value.__notes__ if note.startswith("Also")] == caught.value.__notes__[-1:]
+    client.synchronize()
+    assert client.in_flight == 0
 
 
 def test_a_lost_worker_is_reported_by_every_call(client: Client, transport: ScriptedTransport) -> None:

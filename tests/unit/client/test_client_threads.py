@@ -1,11 +1,10 @@
 """Several threads on one session: the order of each thread's calls is kept, and each gets its own answers (D17)."""
 
-import sys
 import threading
-from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from at_once import together
 from by_hand import At, ByHand, Field, aten
 from client_transports import TRANSPORTS, WAIT_SECONDS, connected
 
@@ -19,37 +18,6 @@ THREADS = 4
 ROUNDS = 60
 MODULUS = 1_000_003.0
 HERE = CallSite(bytes_of.__code__, 1)
-
-
-@pytest.fixture
-def impatient() -> Iterator[None]:
-    """Threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
-
-
-def together(act: Callable[[int], None], count: int = THREADS) -> None:
-    """Run it in so many threads at once; the first error of any is this one's."""
-    errors: list[BaseException] = []
-    barrier = threading.Barrier(count)
-
-    def run(place: int) -> None:
-        barrier.wait()
-        try:
-            act(place)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(place,), daemon=True) for place in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(2 * WAIT_SECONDS)
-        assert not thread.is_alive(), "a thread waits for ever"
-    if errors:
-        raise errors[0]
 
 
 def put(client: Client, number: float) -> int:
@@ -86,7 +54,7 @@ def test_order_and_answers(kind: str, impatient: None) -> None:
                     assert fetch(client, names[place]) == value
             assert fetch(client, names[place]) == value
 
-        together(calculate)
+        together(calculate, THREADS)
         counters, _ = client.request(messages.Statistics, messages.Counters)
         assert counters.commands == THREADS * ROUNDS * 3
         assert not client._inbox._replies and not client._inbox._awaited
@@ -101,7 +69,7 @@ def test_every_request_is_answered(kind: str, impatient: None) -> None:
             for _ in range(ROUNDS):
                 assert fetch(client, names[place]) == place
 
-        together(ask)
+        together(ask, THREADS)
         assert client.waits.count == THREADS * ROUNDS
 
 
@@ -118,7 +86,7 @@ def test_pointers_in_several_threads(worker: pt.Worker, impatient: None) -> None
             mine = mine.remainder(100)
         assert torch.equal(mine.cpu(), expected)
 
-    together(calculate)
+    together(calculate, THREADS)
 
 
 def test_backward_in_several_threads(worker: pt.Worker) -> None:
@@ -130,7 +98,7 @@ def test_backward_in_several_threads(worker: pt.Worker) -> None:
         assert weight.grad is not None
         assert torch.equal(weight.grad.cpu(), torch.full((3, 3), 6.0 * (1 + place)))
 
-    together(calculate)
+    together(calculate, THREADS)
 
 
 def test_looking_at_objects_while_another_thread_works(virtual_worker: pt.VirtualWorker, impatient: None) -> None:

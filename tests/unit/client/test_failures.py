@@ -1,10 +1,12 @@
 """Failures: whose line they show, and how often they are raised."""
 
 import pytest
+from at_once import together
 
 from ptrtensor.client.callsite import CallSite
-from ptrtensor.client.failures import MAX_FAILED_SITES, MAX_UNSEEN, Failures
+from ptrtensor.client.failures import MAX_FAILED_SITES, MAX_SEEN, MAX_UNSEEN, Failures
 from ptrtensor.errors import RemoteOpError
+from ptrtensor.wire.limits import MAX_FAILURE_TEXT
 from ptrtensor.wire.messages import NO_COMMAND, Failure
 
 
@@ -56,7 +58,18 @@ def test_what_was_raised_before_it_was_acknowledged_is_not_told_again(sequence: 
     failures.acknowledge(1, [failure(sequence)])
     failures.raise_unseen()
     failures.error(failure(sequence))
-    assert not failures._seen_early
+    failures.acknowledge(1, [failure(sequence)])  # the same again
+    failures.raise_unseen()
+
+
+def test_of_a_long_text_no_more_is_kept_than_it_may_have() -> None:
+    failures = Failures("bob")
+    long = Failure(0, *("x" * (3 * MAX_FAILURE_TEXT) for _ in range(3)))
+    failures.acknowledge(1, [long])
+    kept = failures._unseen[0]
+    assert kept is not None
+    assert [len(text) for text in (kept.operation, kept.error, kept.traceback)] == [MAX_FAILURE_TEXT] * 3
+    assert len(str(failures.error(long))) < 3 * MAX_FAILURE_TEXT
 
 
 def test_what_is_of_no_command_is_not_taken_for_the_first() -> None:
@@ -96,6 +109,84 @@ def test_what_was_seen_is_not_among_the_many() -> None:
     failures.acknowledge(len(everything), everything)  # the same again
     for seen in everything:
         failures.error(seen)
+    failures.raise_unseen()
+
+
+def test_in_a_long_run_no_more_is_kept_than_in_a_short_one() -> None:
+    failures = Failures("bob")
+    count = 3 * MAX_SEEN
+    for sequence in range(count):
+        failures.issued(sequence, site(sequence))
+        failures.acknowledge(sequence + 1, [failure(sequence)])
+        if sequence % 2:
+            failures.error(failure(sequence))
+    assert len(failures._unseen) == MAX_UNSEEN
+    assert len(failures._seen) == MAX_SEEN and len(failures._failed_sites) == MAX_FAILED_SITES
+    with pytest.raises(RemoteOpError, match="operation 0 ") as caught:
+        failures.raise_unseen()
+    assert caught.value.__notes__[-1] == f"and {count // 2 - 6} more failures"
+
+
+def test_one_of_the_many_is_seen_once_however_often_it_is_raised() -> None:
+    failures = Failures("bob")
+    everything = [failure(sequence) for sequence in range(MAX_UNSEEN + 20)]
+    failures.acknowledge(len(everything), everything)
+    for seen in 5 * everything[:-1]:
+        failures.error(seen)
+    with pytest.raises(RemoteOpError, match="texts were not kept") as caught:
+        failures.raise_unseen()
+    assert caught.value.__notes__ == ["and 1 more failures"]
+
+
+@pytest.mark.parametrize("how", ["told", "forgotten"])
+def test_what_is_raised_again_hides_nothing_that_failed_since(how: str) -> None:
+    failures = Failures("bob")
+    count = 3 * MAX_UNSEEN
+    before, since = ([failure(first + place) for place in range(count)] for first in (0, count))
+    failures.acknowledge(count, before)
+    if how == "told":
+        with pytest.raises(RemoteOpError):
+            failures.raise_unseen()
+    else:
+        failures.forget()
+    failures.raise_unseen()
+    failures.acknowledge(2 * count, since)
+    for seen in before:
+        failures.error(seen)
+    with pytest.raises(RemoteOpError, match=f"operation {count} ") as caught:
+        failures.raise_unseen()
+    assert caught.value.__notes__[-1] == f"and {count - 6} more failures"
+
+
+def test_of_many_values_that_were_put_each_is_seen_by_itself() -> None:
+    failures = Failures("bob")
+    everything = [failure(-name) for name in range(1, MAX_UNSEEN + 20)]
+    for name in range(1, MAX_UNSEEN + 20):
+        failures.put(name, 0, site(name))
+    failures.acknowledge(1, everything)
+    for seen in everything[:-1]:
+        failures.error(seen)
+    failures.error(failure(-100_000))  # a value that could not be fetched: nobody else tells of that
+    with pytest.raises(RemoteOpError, match="texts were not kept") as caught:
+        failures.raise_unseen()
+    assert caught.value.__notes__ == ["and 1 more failures"]
+
+
+def test_several_threads_raise_while_another_takes_in(impatient: None) -> None:
+    failures = Failures("bob")
+    count = 4 * MAX_FAILED_SITES
+    for sequence in range(count):
+        failures.issued(sequence, site(sequence))
+
+    def act(place: int) -> None:
+        for sequence in range(count):
+            if place == 0:
+                failures.acknowledge(sequence, [failure(sequence)])
+            elif sequence % 3 == place - 1:
+                failures.error(failure(sequence))
+
+    together(act, 4)
+    assert len(failures._failed_sites) == MAX_FAILED_SITES
     failures.raise_unseen()
 
 

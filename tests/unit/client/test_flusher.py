@@ -69,6 +69,21 @@ def test_waking_from_several_threads_starts_one() -> None:
         assert len(counting.threads) == 1
 
 
+def test_it_survives_whatever_a_flush_meets() -> None:
+    counting = Counting()
+
+    def fail() -> None:
+        counting.flush()
+        raise ZeroDivisionError
+
+    flusher = Flusher(fail, lambda: counting.progress, DELAY)
+    for _ in range(2):
+        flusher.wake()
+        assert counting.flushes()
+    assert flusher._thread.is_alive()
+    flusher.stop()
+
+
 @pytest.mark.parametrize("within", ["ptrtensor/client/flusher", "threading.py"])
 def test_an_interrupted_wake_is_made_good_by_the_next_one(within: str) -> None:
     """Ctrl-C must not leave the end of every later batch lying, nor a lock that nobody gives back."""

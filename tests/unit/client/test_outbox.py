@@ -7,11 +7,15 @@ from collections.abc import Iterator
 import pytest
 from collecting import collect
 
+from ptrtensor.client import outbox as outbox_module
 from ptrtensor.client.callsite import CallSite
 from ptrtensor.client.failures import Failures
 from ptrtensor.client.outbox import Outbox
 from ptrtensor.client.reference import Reference
-from ptrtensor.wire.instruction import DROP_HEADER, NUMBER, Instruction, layout
+from ptrtensor.errors import UnsupportedOpError
+from ptrtensor.wire.connection import encode
+from ptrtensor.wire.instruction import DROP_HEADER, NUMBER, Constant, Instruction, encoded_size, layout
+from ptrtensor.wire.limits import MAX_BATCH_BYTES, MAX_MESSAGE_BYTES
 
 NEG = Instruction(1, "aten::neg", (), {}, False, ())
 COMMAND = layout(NEG).pack(1, 0)
@@ -121,3 +125,111 @@ def test_a_number_may_change_its_meaning_where_no_command_waits_with_the_old_one
     assert outbox.join(again, layout(again).pack(1, 0), here())
     assert outbox.batch()[0].definitions == [other, again]
     assert not outbox.join(NEG, COMMAND, here())
+
+
+# --- what no batch may exceed [P3.1]
+
+
+def everything(outbox: Outbox) -> tuple[bytes, list[Instruction], list[int]]:
+    """All commands, all definitions, and how many commands there were in each batch."""
+    commands, definitions, counts = b"", list[Instruction](), list[int]()
+    while len(outbox):
+        batch, payload = outbox.batch()
+        assert batch.first == sum(counts)
+        commands += payload
+        definitions += batch.definitions
+        counts.append(batch.count)
+        outbox.sent(batch)
+    return commands, definitions, counts
+
+
+def constant(number: int, size: int) -> Instruction:
+    """An instruction whose definition is about so long."""
+    return Instruction(number, "aten::neg", (Constant("x" * size),), {}, False, ())
+
+
+def test_a_batch_is_no_larger_than_a_worker_takes(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "MAX_BATCH_BYTES", 3 * len(COMMAND) + 1)
+    for _ in range(7):
+        outbox.join(NEG, COMMAND, here())
+    assert everything(outbox) == (7 * COMMAND, [NEG], [3, 3, 1])
+
+
+def test_what_piles_up_while_another_thread_sends_can_be_sent(outbox: Outbox) -> None:
+    long = COMMAND.ljust(2400, b"x")
+    for _ in range(8192):
+        outbox.join(NEG, long, here())
+    while len(outbox):
+        batch, payload = outbox.batch()
+        encode(batch, payload)
+        outbox.sent(batch)
+    assert outbox.first == 8192
+
+
+def test_definitions_are_no_larger_than_a_message(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each goes out no later than its command."""
+    wanted = [constant(number, 200) for number in range(1, 8)]
+    monkeypatch.setattr(outbox_module, "MAX_DEFINITION_BYTES", 3 * encoded_size(wanted[0]))
+    outbox.join(NEG, COMMAND, here())
+    outbox.sent(outbox.batch()[0])
+    for instruction in wanted:
+        for _ in range(2):
+            outbox.join(instruction, COMMAND, here())
+    counts = []
+    defined = list[Instruction]()
+    while len(outbox):
+        batch, _ = outbox.batch()
+        defined += batch.definitions
+        counts.append(batch.count)
+        outbox.sent(batch)
+        assert (outbox.first - 1) / 2 <= len(defined)
+    assert defined == wanted and counts == [6, 6, 2]
+
+
+def test_the_longest_definitions_fit(outbox: Outbox) -> None:
+    longest = constant(1, outbox_module.MAX_DEFINITION_BYTES - encoded_size(constant(1, 70_000)) + 70_000)
+    assert encoded_size(longest) == outbox_module.MAX_DEFINITION_BYTES
+    outbox.join(longest, COMMAND, here())
+    outbox.join(constant(2, 10), COMMAND, here())
+    for _ in range(2):
+        batch, payload = outbox.batch()
+        assert batch.count == 1
+        encode(batch, payload)
+        outbox.sent(batch)
+
+
+def test_definitions_whose_commands_never_came_are_sent_too(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interruption may fall between the two."""
+    long = [constant(number, 200) for number in range(1, 6)]
+    monkeypatch.setattr(outbox_module, "MAX_DEFINITION_BYTES", 2 * encoded_size(long[0]))
+    for instruction in long[:4]:
+        outbox._define(instruction)
+    outbox.join(long[4], COMMAND, here())
+    assert everything(outbox) == (COMMAND, long, [0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("instruction", "command"),
+    [(NEG, bytes(MAX_BATCH_BYTES + 1)), (constant(1, MAX_MESSAGE_BYTES), COMMAND)],
+    ids=["command", "definition"],
+)
+def test_what_no_batch_can_hold_is_refused_before_it_joins(
+    outbox: Outbox, instruction: Instruction, command: bytes
+) -> None:
+    with pytest.raises(UnsupportedOpError, match=r"aten::neg .* call it on parts"):
+        outbox.join(instruction, command, here())
+    assert len(outbox) == 0 and not outbox._failures._sites
+    outbox.join(NEG, COMMAND, here())
+    assert everything(outbox) == (COMMAND, [NEG], [1])
+
+
+def test_very_many_drops_are_several_commands(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "MAX_BATCH_BYTES", DROP_HEADER.size + 3 * NUMBER.size)
+    for name in range(1, 8):
+        Reference(outbox, name)
+    outbox.take_in_drops()
+    commands, _, counts = everything(outbox)
+    assert counts == [1, 1, 1] and not outbox.living
+    assert commands == b"".join(
+        DROP_HEADER.pack(0, len(names)) + b"".join(map(NUMBER.pack, names)) for names in ((1, 2, 3), (4, 5, 6), (7,))
+    )

@@ -4,6 +4,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +26,13 @@ from wire_samples import (
     raw_frame,
 )
 
-from ptrtensor.errors import MessageTooLargeError, ProtocolError, PtrTensorError, VersionMismatchError
+from ptrtensor.errors import (
+    MessageTooLargeError,
+    ProtocolError,
+    PtrTensorError,
+    UnsupportedOpError,
+    VersionMismatchError,
+)
 from ptrtensor.wire import connection as connection_module
 from ptrtensor.wire.connection import (
     JOINED_BELOW_BYTES,
@@ -40,6 +47,7 @@ from ptrtensor.wire.limits import (
     MAX_HELLO_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_PAYLOAD_BYTES,
+    MAX_SEALED_BYTES,
     PROTOCOL_VERSION,
 )
 from ptrtensor.wire.messages import (
@@ -55,6 +63,7 @@ from ptrtensor.wire.messages import (
     Put,
     Refused,
     Synchronize,
+    Unseal,
     Value,
     WorkerMessage,
 )
@@ -235,6 +244,29 @@ def test_what_the_peer_would_refuse_is_not_sent(message: Message) -> None:
     """A long message is its sender's error, and costs no session."""
     with pytest.raises(PtrTensorError, match="bytes"):
         encode(message)
+
+
+class Long(bytes):
+    """Says that it is so long."""
+
+    def __new__(cls, size: int) -> Self:
+        return super().__new__(cls, 1)
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [(Batch(0, 0, []), MAX_BATCH_BYTES), (Unseal(1, 1), MAX_SEALED_BYTES), (Put(1, META), MAX_PAYLOAD_BYTES)],
+)
+def test_a_payload_that_the_peer_would_refuse_is_not_sent(message: Message, size: int) -> None:
+    encode(message, Long(size))
+    with pytest.raises(UnsupportedOpError, match=f"{type(message).__name__} with {size + 1} bytes"):
+        encode(message, Long(size + 1))
 
 
 # --- the handshake [P1]

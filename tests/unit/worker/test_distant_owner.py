@@ -24,6 +24,7 @@ from ptrtensor.wire.control import (
     Reading,
     Verdict,
 )
+from ptrtensor.wire.limits import MAX_REFUSAL_CHARACTERS
 from ptrtensor.wire.messages import Release
 from ptrtensor.wire.metadata import TensorMeta
 from ptrtensor.worker.distant_owner import DistantOwner, is_one_of, is_refused
@@ -217,7 +218,8 @@ def test_what_is_refused_of_what_is_not_private_is_told_as_well() -> None:
 def test_an_offence_is_told() -> None:
     owner, asked = owner_of()
     owner.note_offence("the client sent what is no message")
-    assert asked == [Offence("the client sent what is no message")]
+    owner.note_offence("?" * 10_000_000)
+    assert asked == [Offence("the client sent what is no message"), Offence("?" * MAX_REFUSAL_CHARACTERS)]
 
 
 def test_who_asks_for_two_things_in_turns_does_not_fill_the_log_either() -> None:
