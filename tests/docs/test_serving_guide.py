@@ -41,6 +41,7 @@ for line in sys.stdin:
 """
 
 VARYING = [
+    (r"(?<=is up )\d:\d\d:\d\d", "SO LONG"),
     (r"\b[0-9a-f]{64}\b", "DIGEST"),
     (r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", "TIME"),
     (r"\b[0-9a-f]{8}\b", "NUMBER"),
@@ -50,7 +51,6 @@ VARYING = [
     (r"^ *\d+  TIME", "TIME"),
     (r"tensor\([\d.e-]+\)", "tensor(VALUE)"),
     (r"valid until \d{4}-\d\d-\d\d$", "valid until DAY"),
-    (r"(?<=is up )\d:\d\d:\d\d", "SO LONG"),
     (r"(?<=torch 2\.13\.)\d+(\+\w+)?", "SOME"),
     (r"\d+ s  \d+ operations \(\d+/s\)  \d+ objects of \d+ bytes", "SOME s  SOME operations"),
     (r": \d+ records", ": SOME records"),

@@ -1,5 +1,6 @@
 """The clerk looks every question up in the rules, whatever a session's process says."""
 
+import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from desk import ALICE, CAROL, NoSealer
 
 from ptrtensor.errors import AuditError
 from ptrtensor.owner.clerk import Clerk
+from ptrtensor.owner.decisions import record_decisions
 from ptrtensor.owner.policy import Policy, QuotaRule, Rule, Size
 from ptrtensor.owner.requests import Requests
 from ptrtensor.owner.sealing import Content, Sealer
@@ -342,6 +344,25 @@ def test_a_request_and_its_way(office: Office) -> None:
     assert office.events == ["requested", "approved", "released"]
     assert office.lines[0] | {"request": release.id, "bytes": 8, "reason": "for science"} == office.lines[0]
     assert office.lines[2] | {"request": release.id, "bytes": 8, "objects": ("asked", "open")} == office.lines[2]
+
+
+def test_a_request_has_its_line_before_its_decision(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast the owner is."""
+    assert office.state is not None
+    requests = Requests(office.state)
+    record = office.record
+    looking = threading.Thread(target=record_decisions, args=(requests, record))
+
+    def decide_at_once(event: str, **fields: object) -> None:
+        requests.decide(str(fields["request"]), "approved", "")
+        looking.start()
+        looking.join(0.2)
+        record(event, **fields)
+
+    monkeypatch.setattr(office, "record", decide_at_once)
+    assert isinstance(office.clerk().answer(asking("asked")), Filed)
+    looking.join()
+    assert office.events == ["requested", "approved"]
 
 
 def test_what_is_revoked_is_not_handed_out_and_the_log_says_so(office: Office) -> None:
