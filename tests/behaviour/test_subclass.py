@@ -113,6 +113,18 @@ def test_repr_of_any_pointer(tensor: Tensor, worker: pt.Worker) -> None:
         assert "PointerTensor(me:" in repr(nn.Parameter(pointer.detach()))
 
 
+def test_repr_says_what_requires_grad_and_what_is_a_parameter(worker: pt.Worker) -> None:
+    pointer = torch.ones(2, device=worker.device)
+    assert "grad" not in repr(pointer)
+    for requiring in (pointer.clone().requires_grad_(), pointer.clone().requires_grad_() * 2):
+        assert ", dtype=torch.float32, requires_grad=True)" in repr(requiring)
+    parameter = nn.Parameter(pointer)
+    assert repr(parameter).startswith("Parameter containing:\nPointerTensor(") and "requires_grad=True" in repr(
+        parameter
+    )
+    assert "requires_grad" not in repr(parameter.requires_grad_(False))
+
+
 def test_a_module_with_pointers_prints(worker: pt.Worker) -> None:
     module = pt.send(nn.Sequential(nn.Linear(2, 2), nn.ParameterList([torch.ones(1)])), worker)
     with waits(worker, 0):
@@ -420,15 +432,16 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "numpy.asarray": (numpy.asarray, r"\.cpu\(\)"),
     "numpy.array": (numpy.array, r"\.cpu\(\)"),
     "numpy function": (numpy.sin, r"\.cpu\(\)"),
+    "an array": (lambda p: p * numpy.ones(3), r"torch\.from_numpy\(array\)\.to\(pointer\.device\)"),
     "data_ptr": (lambda p: p.data_ptr(), r"\.cpu\(\)"),
-    "untyped_storage": (lambda p: p.untyped_storage(), r"\.cpu\(\)"),
+    "untyped_storage": (lambda p: p.untyped_storage(), r"\.cpu\(\).*safetensors.*\{name: value\.cpu\(\)\}"),
     "storage": (lambda p: p.storage(), r"\.cpu\(\)"),
     "share_memory_": (lambda p: p.share_memory_(), r"\.cpu\(\)"),
     "DLPack": (lambda p: p.__dlpack__(), "lazy"),
     "from_dlpack": (from_dlpack, "lazy"),
     "numpy.from_dlpack": (numpy.from_dlpack, "lazy"),
     "pin_memory": (lambda p: p.pin_memory(), r"\.cpu\(\)|pin|accelerator"),
-    "to_sparse": (lambda p: value(p.to_sparse()), "(?i)sparse|layout"),
+    "to_sparse": (lambda p: value(p.to_sparse()), r"layout.*after \.cpu\(\)"),
     "to_sparse_csr": (lambda p: value(p.to_sparse_csr()), "(?i)sparse|layout"),
     "to_mkldnn": (lambda p: p.to_mkldnn(), "(?i)mkldnn|layout|dense CPU"),
     "set_ with a local tensor": (lambda p: torch.ops.aten.set_(p, torch.ones(2)), r"send\(\)"),

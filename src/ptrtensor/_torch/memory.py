@@ -50,7 +50,8 @@ def meta_of(tensor: Tensor) -> TensorMeta:
         )
     if tensor.layout is not torch.strided:
         raise UnsupportedOpError(
-            f"a tensor of layout {tensor.layout} cannot live behind a pointer: convert it with .to_dense() first"
+            f"a tensor of layout {tensor.layout} cannot live behind a pointer: send what its .to_dense() gives, and "
+            "convert a pointer to it here, after .cpu()"
         )
     if tensor.dim() > MAX_DIMENSIONS:
         raise UnsupportedOpError(

@@ -197,13 +197,21 @@ class PointerTensor(Pointer):
         raise no_memory("numpy()", "use .cpu().numpy(), or numpy(force=True)")
 
     def __array__(self, *args: object, **kwargs: object) -> NoReturn:
-        raise no_memory("numpy.asarray()", "use .cpu().numpy()")
+        raise no_memory(
+            "numpy.asarray()",
+            "fetch them with .cpu().numpy(); to compute with an array at the worker, send it: "
+            "torch.from_numpy(array).to(pointer.device)",
+        )
 
     def data_ptr(self) -> NoReturn:
         raise no_memory("data_ptr()", "the address exists at the worker only; fetch the tensor with .cpu()")
 
     def untyped_storage(self) -> NoReturn:
-        raise no_memory("untyped_storage()", "fetch the tensor with .cpu(), also for a nested one of jagged layout")
+        raise no_memory(
+            "untyped_storage()",
+            "fetch the tensor with .cpu(). torch.save and safetensors write pointers as they are; any other library, "
+            "and what makes nested tensors of jagged layout, is given {name: value.cpu()}",
+        )
 
     def storage(self) -> NoReturn:
         raise no_memory("storage()", "fetch the tensor with .cpu()")
@@ -295,12 +303,14 @@ class PointerTensor(Pointer):
         return object.__format__(self, format_spec)
 
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
-        """Class, shape, dtype and the way to the value; never waits, never fetches."""
+        """Class, shape, dtype, whether it requires grad, and the way to the value; never waits, never fetches."""
         shape = tuple(self._meta.shape)
         way = f"{local_worker.id}:{self.id} -> {self._worker.id}:{self._reference}"
         spent = " spent" if self._reference.spent is not None else ""
         tags = "".join(f" {tag}" for tag in sorted(self.tags))
-        return f"PointerTensor({way}, shape={shape}, dtype=torch.{self._meta.dtype}{tags}{spent})"
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        kind = "Parameter containing:\n" if isinstance(self, torch.nn.Parameter) else ""
+        return f"{kind}PointerTensor({way}, shape={shape}, dtype=torch.{self._meta.dtype}{grad}{tags}{spent})"
 
 
 def wrap(worker: Worker, reference: Reference | View, meta: TensorMeta, offset: int) -> PointerTensor:
