@@ -132,8 +132,8 @@ def test_what_comes_too_late_is_written_nowhere(tmp_path: Path, caplog: pytest.L
         pass
     before = events(tmp_path)
     with caplog.at_level(logging.WARNING, "ptrtensor.serve"):
-        hospital.server._try_to_record("session ended")
+        hospital.server._journal.try_to_record("session ended")
         with pytest.raises(AuditError, match="is closed, and says nothing of this: released"):
-            hospital.server._write_down("released")
+            hospital.server._journal.write_down("released")
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
     assert hospital.server.broken is None and events(tmp_path) == before

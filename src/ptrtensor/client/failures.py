@@ -1,7 +1,7 @@
 """Failures that the worker reported and nobody has seen yet."""
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from typing import Final
 
 from ptrtensor.client.callsite import CallSite
@@ -10,10 +10,12 @@ from ptrtensor.wire.limits import MAX_FAILURE_TEXT
 from ptrtensor.wire.messages import Failure
 
 MAX_UNSEEN: Final = 100
-"""Failures kept with their texts until somebody waits; of further ones only how many they are."""
+"""Failures kept with their texts until somebody waits."""
 
-MAX_SEEN: Final = 10_000
-"""Failures of which it is remembered that they were raised: more than can be in flight."""
+MAX_FURTHER: Final = 10_000
+"""Of so many it is known which they are, so that what is raised for a value is not told again: more than can be in
+flight. Of those beyond only the number is known.
+"""
 
 MAX_FAILED_SITES: Final = 1000
 """Lines kept of what failed, for the errors of values that hang on it."""
@@ -29,16 +31,16 @@ class Failures:
         self._puts: deque[tuple[int, int]] = deque()
         self._failed_sites: dict[int, CallSite] = {}
         self._unseen: dict[int, Failure] = {}
-        self._further = 0
-        """How many there are beyond those."""
-        self._seen: OrderedDict[int, None] = OrderedDict()
-        """What was raised, the latest last: its acknowledgement, if that is still to come, tells of it again [P8.5]."""
+        self._further: set[int] = set()
+        """Which others nobody saw."""
+        self._more = 0
+        """How many beyond those."""
+        self._seen_early: set[int] = set()
+        """What was raised before its acknowledgement came, which will tell of it once more [P8.5]."""
         self._newest = -1
         """The last command of whose failure was told. They come in order: what comes twice is not new [P7.2]."""
-        self._told = -1
-        """What failed up to this command counts as seen."""
         self._acknowledged = 0
-        self._lock = threading.Lock()  # never for longer than a look through the first MAX_UNSEEN
+        self._lock = threading.Lock()  # never held for long: over what is kept here, which is not much
 
     def issued(self, sequence: int, site: CallSite) -> None:
         self._sites[sequence] = site
@@ -55,20 +57,27 @@ class Failures:
             with self._lock:
                 self._take(failure)
         for done in range(self._acknowledged, sequence):
-            self._sites.pop(done, None)
+            self._forget_site(done)
         while self._puts and self._puts[0][0] < sequence:
-            self._sites.pop(self._puts.popleft()[1], None)
+            self._forget_site(self._puts.popleft()[1])
         self._acknowledged = sequence
+
+    def _forget_site(self, sequence: int) -> None:
+        self._sites.pop(sequence, None)
+        self._seen_early.discard(sequence)
 
     def _take(self, failure: Failure) -> None:
         sequence = failure.sequence
-        if sequence in self._seen or sequence in self._unseen or 0 <= sequence <= self._newest:
+        if 0 <= sequence <= self._newest:
             return
-        if len(self._unseen) < MAX_UNSEEN:
-            self._unseen[sequence] = failure
-        else:
-            self._further += 1
-        # No call between: an interruption falls before both assignments or behind them.
+        if not (sequence in self._seen_early or sequence in self._unseen or sequence in self._further):
+            if len(self._unseen) < MAX_UNSEEN:
+                self._unseen[sequence] = failure
+            elif len(self._further) < MAX_FURTHER:
+                self._further.add(sequence)
+            else:
+                self._more += 1
+        # After the count there is no call: an interruption falls before both or behind both.
         self._newest = sequence if sequence > self._newest else self._newest
 
     def error(self, failure: Failure) -> RemoteOpError:
@@ -79,18 +88,10 @@ class Failures:
         return error
 
     def _see(self, sequence: int) -> None:
-        if self._unseen.pop(sequence, None) is None and self._is_further(sequence):
-            self._further -= 1
-        self._seen[sequence] = None
-        self._seen.move_to_end(sequence)
-        if len(self._seen) > MAX_SEEN:
-            self._seen.popitem(last=False)
-
-    def _is_further(self, sequence: int) -> bool:
-        """Whether it is one of those of which only the number is kept; of a put, so far as its line is known."""
-        if sequence in self._seen or not self._further:
-            return False
-        return self._told < sequence <= self._newest if sequence >= 0 else sequence in self._failed_sites
+        if sequence in self._sites:
+            self._seen_early.add(sequence)
+        self._unseen.pop(sequence, None)
+        self._further.discard(sequence)
 
     def _error(self, failure: Failure) -> RemoteOpError:
         self._keep(failure)
@@ -104,35 +105,35 @@ class Failures:
 
     def raise_unseen(self) -> None:
         """Raise one error for all that nobody saw: the first, with the others named in a note."""
-        if not self._unseen and not self._further:
-            return
+        if not (self._unseen or self._further or self._more):
+            return  # before the lock: see `forget`
         with self._lock:
-            unseen, further, newest = self._unseen.copy(), self._further, self._newest
+            unseen, further, beyond = self._unseen.copy(), self._further.copy(), self._more
+        count = len(unseen) + len(further) + beyond
         told = [self._error(failure) for failure in list(unseen.values())[:6]]
         first, *others = told or [
             RemoteOpError(f"operations failed at worker {self._worker}, whose texts were not kept")
         ]
         for other in others:
             first.add_note(f"Also: {other}")
-        more = len(unseen) + further - len(told)
-        if more:
-            first.add_note(f"and {more} more failures")
+        if count > len(told):
+            first.add_note(f"and {count - len(told)} more failures")
         try:
             raise first
         finally:
             # Not before: interrupted until here, the error is still there to be seen.
-            self._tell(unseen, further, newest)
+            self._tell(unseen, further, beyond)
 
-    def _tell(self, unseen: dict[int, Failure], further: int, newest: int) -> None:
-        """These count as seen: they may be more by now."""
+    def _tell(self, unseen: dict[int, Failure], further: set[int], beyond: int) -> None:
+        """These count as seen; there may be others by now."""
         with self._lock:
             self._unseen = {sequence: left for sequence, left in self._unseen.items() if sequence not in unseen}
-            self._further = max(0, self._further - further)
-            self._told = max(self._told, newest)
+            self._further = self._further - further
+            self._more = max(0, self._more - beyond)
 
     def forget(self) -> None:
         """All that failed so far counts as seen. Without the lock: in a forked child nobody may give it back."""
-        self._unseen, self._further, self._told = {}, 0, self._newest
+        self._unseen, self._further, self._more = {}, set(), 0
 
     def _keep(self, failure: Failure) -> None:
         site = self._sites.get(failure.sequence)

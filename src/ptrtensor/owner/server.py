@@ -20,11 +20,12 @@ from ptrtensor.errors import (
     QuotaExceededError,
     WorkerLostError,
 )
-from ptrtensor.owner.audit import Audit, AuditClosedError
+from ptrtensor.owner.audit import Audit
 from ptrtensor.owner.clerk import Clerk
 from ptrtensor.owner.decisions import note_decisions
 from ptrtensor.owner.handshake import shake_hands
 from ptrtensor.owner.hosted_session import Ended, HostedSession, Patience, refuse
+from ptrtensor.owner.journal import CANNOT_WRITE, Journal
 from ptrtensor.owner.newcomers import Newcomers, join_all
 from ptrtensor.owner.options import Options
 from ptrtensor.owner.policy import Policy, least
@@ -40,8 +41,6 @@ from ptrtensor.transport.tls import Credentials, Peer, certificates_of, context,
 from ptrtensor.wire.control import Assign, Publication, Quota
 
 log: Final = logging.getLogger("ptrtensor.serve")
-
-CANNOT_WRITE: Final = "the worker cannot write its audit log"
 
 MAX_HANDSHAKES: Final = 64
 """Connections that nobody vouches for yet, at the same time."""
@@ -96,7 +95,7 @@ class Server:
         context(credentials, server=True)  # a wrong file is the starter's error, not the first client's
         self.worker = worker
         self._fingerprint = fingerprint_of(certificates_of(credentials.certificate)[0])
-        self._audit = audit
+        self._journal = Journal(audit, lambda: self._end_sessions(CANNOT_WRITE))
         self._policy = policy
         self._sealer = Sealer(credentials)
         self._state = state
@@ -118,10 +117,9 @@ class Server:
         self._stopping = threading.Event()
         self._goodbye = ""
         """Why the server stops, once it does."""
-        self.broken: AuditError | None = None
-        self._record("server started", worker=worker, policy=policy_digest or None)
+        self._journal.record("server started", worker=worker, policy=policy_digest or None)
         for publication in publications:
-            self._record_publication(publication)
+            self._journal.publication(publication)
         self._pool = Pool(ahead, compute_device, threads)
 
     @property
@@ -130,15 +128,20 @@ class Server:
         with self._lock:
             return list(self._sessions.values())
 
+    @property
+    def broken(self) -> AuditError | None:
+        """Why the audit log cannot be written any more, and the server stopped."""
+        return self._journal.broken
+
     def publish(self, publication: Publication) -> None:
         """Offer one more, in the sessions that begin from now on.
 
         :raises AuditError: it cannot be written down, and the server stops.
         """
         try:
-            self._record_publication(publication)
+            self._journal.publication(publication)
         except AuditError as error:
-            self._break(error)
+            self._journal.break_off(error)
             raise
         with self._lock:
             self._publications[publication.name] = publication
@@ -149,7 +152,7 @@ class Server:
         :raises AuditError: the audit log cannot be written any more.
         """
         if self._state is not None:
-            self._help(note_decisions, Requests(self._state), self._write_down, self._stopping)
+            self._help(note_decisions, Requests(self._state), self._journal.write_down, self._stopping)
         self._help(self._look_at_sessions)
         while not self._stopping.is_set():
             self._handshakes.acquire()
@@ -183,7 +186,7 @@ class Server:
         self.refusals.tell()
         self.resumptions.tell()
         with contextlib.suppress(AuditError):
-            self._record("server stopped", reason=reason)
+            self._journal.record("server stopped", reason=reason)
 
     def _end_sessions(self, reason: str) -> list[HostedSession]:
         """Those that there are, and those that are beginning; returns the former. There will be no others."""
@@ -246,7 +249,7 @@ class Server:
         if peer is not None:
             fields = {"client": peer.name, **fields}
         log.warning(event, extra=fields)
-        self._try_to_record(event, **fields)
+        self._journal.try_to_record(event, **fields)
 
     def _note_resumption(self, session: str, peer: Peer, where: str, count: int) -> None:
         log.info("session resumed", extra={"session": session, "client": peer.name, "from": where, "count": count})
@@ -303,7 +306,9 @@ class Server:
             publications = tuple(self._publications.values())
         shown = self._policy.shown_to(peer.name, publications)
         number = secrets.token_hex(4)
-        clerk = Clerk(self._policy, self._publications, self._state, peer, number, self._sealer, self._write_down)
+        clerk = Clerk(
+            self._policy, self._publications, self._state, peer, number, self._sealer, self._journal.write_down
+        )
         if reason := clerk.admit():
             raise QuotaExceededError(reason)
         assignment = Assign(
@@ -327,82 +332,10 @@ class Server:
                 undone.pop_all()
                 beginning.process = None
                 self._sessions[session.token] = session
-                self._record_beginning(session, where)  # its end is written down after that
+                self._journal.session_began(session, where)  # its end is written down after that
         return session
-
-    def _record_beginning(self, session: HostedSession, where: str) -> None:
-        """:raises AuditError: it cannot be written, and the session ends."""
-        try:
-            self._record(
-                "session began",
-                session=session.number,
-                client=session.peer.name,
-                fingerprint=session.peer.fingerprint,
-                process=session.process.number,
-                **{"from": where},
-            )
-        except AuditError:
-            session.stop(CANNOT_WRITE)
-            raise
-
-    def _write_down(self, event: str, **fields: object) -> None:
-        """What a session asked, or was given.
-
-        :raises AuditError: it cannot be written, and the server stops.
-        """
-        log.info(event, extra=fields)
-        try:
-            self._record(event, **fields)
-        except AuditError as error:
-            self._break(error)
-            raise
-
-    def _record_publication(self, publication: Publication) -> None:
-        self._record(
-            "published",
-            object=publication.name,
-            tags=publication.tags,
-            private=publication.private,
-            tensor=str(publication.meta),
-            bytes=publication.meta.nbytes,
-        )
-
-    def _record(self, event: str, **fields: object) -> None:
-        """:raises AuditError: the log cannot be written."""
-        if self._audit is not None:
-            self._audit.record(event, **fields)
-
-    def _try_to_record(self, event: str, **fields: object) -> None:
-        """The same, from a thread that has nobody to tell: the server stops rather than acting unseen."""
-        try:
-            self._record(event, **fields)
-        except AuditError as error:
-            self._break(error)
-
-    def _break(self, error: AuditError) -> None:
-        if isinstance(error, AuditClosedError):
-            log.warning("the server has stopped", extra={"reason": str(error)})
-            return
-        log.critical("the audit log cannot be written", extra={"reason": str(error)})
-        self.broken = error
-        self._end_sessions(CANNOT_WRITE)
 
     def _when_ended(self, session: HostedSession, ended: Ended) -> None:
         with self._lock:
             self._sessions.pop(session.token, None)
-        log.info(
-            "session ended",
-            extra={
-                "session": session.number,
-                "client": session.peer.name,
-                "reason": ended.reason or "its client left",
-                "seconds": round(ended.seconds, 3),
-            },
-        )
-        self._try_to_record(
-            "session ended",
-            session=session.number,
-            client=session.peer.name,
-            reason=ended.reason or "its client left",
-            seconds=round(ended.seconds, 3),
-        )
+        self._journal.session_ended(session, ended)

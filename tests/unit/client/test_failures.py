@@ -4,7 +4,8 @@ import pytest
 from at_once import together
 
 from ptrtensor.client.callsite import CallSite
-from ptrtensor.client.failures import MAX_FAILED_SITES, MAX_SEEN, MAX_UNSEEN, Failures
+from ptrtensor.client.client import MAX_IN_FLIGHT
+from ptrtensor.client.failures import MAX_FAILED_SITES, MAX_FURTHER, MAX_UNSEEN, Failures
 from ptrtensor.errors import RemoteOpError
 from ptrtensor.wire.limits import MAX_FAILURE_TEXT
 from ptrtensor.wire.messages import NO_COMMAND, Failure
@@ -58,8 +59,7 @@ def test_what_was_raised_before_it_was_acknowledged_is_not_told_again(sequence: 
     failures.acknowledge(1, [failure(sequence)])
     failures.raise_unseen()
     failures.error(failure(sequence))
-    failures.acknowledge(1, [failure(sequence)])  # the same again
-    failures.raise_unseen()
+    assert not failures._seen_early
 
 
 def test_of_a_long_text_no_more_is_kept_than_it_may_have() -> None:
@@ -114,17 +114,27 @@ def test_what_was_seen_is_not_among_the_many() -> None:
 
 def test_in_a_long_run_no_more_is_kept_than_in_a_short_one() -> None:
     failures = Failures("bob")
-    count = 3 * MAX_SEEN
+    count = 3 * MAX_FURTHER
     for sequence in range(count):
         failures.issued(sequence, site(sequence))
-        failures.acknowledge(sequence + 1, [failure(sequence)])
-        if sequence % 2:
-            failures.error(failure(sequence))
-    assert len(failures._unseen) == MAX_UNSEEN
-    assert len(failures._seen) == MAX_SEEN and len(failures._failed_sites) == MAX_FAILED_SITES
+        for _ in range(2):
+            failures.acknowledge(sequence + 1, [failure(sequence)])
+    assert (len(failures._unseen), len(failures._further)) == (MAX_UNSEEN, MAX_FURTHER)
+    assert len(failures._failed_sites) == MAX_FAILED_SITES and not failures._sites
     with pytest.raises(RemoteOpError, match="operation 0 ") as caught:
         failures.raise_unseen()
-    assert caught.value.__notes__[-1] == f"and {count // 2 - 6} more failures"
+    assert caught.value.__notes__[-1] == f"and {count - 6} more failures"
+    failures.raise_unseen()
+
+
+def test_as_many_as_can_be_in_flight_are_known_one_by_one() -> None:
+    assert MAX_FURTHER > MAX_IN_FLIGHT
+    failures = Failures("bob")
+    everything = [failure(sequence) for sequence in range(MAX_IN_FLIGHT)]
+    failures.acknowledge(MAX_IN_FLIGHT, everything)
+    for seen in reversed(everything):
+        failures.error(seen)
+    failures.raise_unseen()
 
 
 def test_one_of_the_many_is_seen_once_however_often_it_is_raised() -> None:
@@ -136,6 +146,22 @@ def test_one_of_the_many_is_seen_once_however_often_it_is_raised() -> None:
     with pytest.raises(RemoteOpError, match="texts were not kept") as caught:
         failures.raise_unseen()
     assert caught.value.__notes__ == ["and 1 more failures"]
+
+
+def test_what_was_seen_and_comes_again_is_not_told() -> None:
+    """A batch that went out twice is answered twice [P7.2]."""
+    failures = Failures("bob")
+    for sequence in range(4):
+        failures.issued(sequence, site(sequence))
+    failures.error(failure(0))
+    for _ in range(2):
+        failures.acknowledge(2, [failure(0), failure(1)])
+        failures.error(failure(1))
+    failures.raise_unseen()
+    failures.acknowledge(4, [failure(3)])
+    with pytest.raises(RemoteOpError, match="operation 3 ") as caught:
+        failures.raise_unseen()
+    assert not hasattr(caught.value, "__notes__")
 
 
 @pytest.mark.parametrize("how", ["told", "forgotten"])

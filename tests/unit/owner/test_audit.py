@@ -337,7 +337,7 @@ def test_threads_write_whole_lines(tmp_path: Path) -> None:
 
 def test_all_that_a_server_writes_down_is_among_the_events() -> None:
     """And nothing else is: whoever looks for one by a name that there is none of would find nothing, and believe it."""
-    writers = {"record", "_record", "_write_down", "write_down", "_note", "_try_to_record", "_refuse"}
+    writers = {"record", "write_down", "_note", "try_to_record", "_refuse"}
     written = set()
     for path in Path(owner.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
