@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hospital import open_hospital
+from waiting import eventually
 
 import ptrtensor as pt
 from ptrtensor.owner.audit import Audit, records
@@ -33,6 +34,7 @@ def test_the_record_of_a_session(tmp_path: Path, data: Path) -> None:
             patients.nonzero()
         assert pt.send(torch.ones(2), bob).tolist() == [1, 1]
         bob.close()
+        assert eventually(lambda: not hospital.server.sessions)
     audit.close()
     found = list(records(tmp_path / "audit.jsonl"))
     events = [str(record["event"]) for record in found]
