@@ -79,11 +79,11 @@ class DataServer(AbstractContextManager["DataServer"]):
         )
         with contextlib.ExitStack() as stack:
             self._prepared = stack.enter_context(preparing()(options))
-            self._server = stack.enter_context(self._prepared.serving())
+            self._server = self._prepared.server()
             self._thread = threading.Thread(target=serve, args=(self._server,), name=f"server-{self.id}", daemon=True)
             self._thread.start()
             self.address = self._prepared.address
-            self._open = stack.pop_all()
+            stack.pop_all()
         self._process = os.getpid()
         self._is_closed = False
         atexit.register(self.close)
@@ -119,7 +119,7 @@ class DataServer(AbstractContextManager["DataServer"]):
         """
         if self._is_closed or self._process != os.getpid():  # in a forked child it is the parent's
             return
-        self._open.close()
+        self._prepared.close()
         self._thread.join()
         self._is_closed = True  # not before: interrupted until here, another call goes on
         atexit.unregister(self.close)
@@ -140,11 +140,10 @@ def serve(server: "Server") -> None:
         server.serve_forever()
 
 
-def preparing() -> "Callable[[Options], AbstractContextManager[Prepared]]":
+def preparing() -> "Callable[[Options], Prepared]":
     """:raises PtrTensorError: what it needs is not installed."""
     try:
-        found: Callable[[Options], AbstractContextManager[Prepared]]
-        found = importlib.import_module("ptrtensor.owner.serving").prepared
+        found: Callable[[Options], Prepared] = importlib.import_module("ptrtensor.owner.serving").Prepared
     except ModuleNotFoundError as error:
         raise PtrTensorError(f"to serve data needs {error.name}: pip install 'ptrtensor[serve]'") from error
     return found

@@ -259,23 +259,29 @@ def test_a_program_that_does_not_close_it(folder: Path, tmp_path: Path) -> None:
     printed = run(
         """
         import os, sys, tempfile, torch, ptrtensor as pt
-        server = pt.DataServer("127.0.0.1:0", id="bob", identity="bob", audit="unclosed.jsonl", state="unclosed.sqlite")
+        server = pt.DataServer("127.0.0.1:0", id="bob", identity="bob", trust="trusted", audit="unclosed.jsonl",
+                               state="unclosed.sqlite")
         server.publish(torch.ones(2), name="x")
         child = os.fork()
         if child == 0:
             server.close()
             sys.exit(0)
-        os.waitpid(child, 0)
+        print(os.waitpid(child, 0)[1])
         (left,) = os.listdir(tempfile.gettempdir())
         print(len(os.listdir(os.path.join(tempfile.gettempdir(), left))))
+        bob = pt.RemoteWorker(server.address, id="bob", identity="alice", trust="trusts-bob")
+        print(len(bob.search()))
+        bob.close()
         """,
         folder,
         TMPDIR=str(tmp_path),
     )
-    assert printed == "1\n" and list(tmp_path.iterdir()) == []
+    assert printed == "0\n1\n1\n" and list(tmp_path.iterdir()) == []
     assert [line["event"] for line in records(folder / "unclosed.jsonl")] == [
         "server started",
         "published",
+        "session began",
+        "session ended",
         "server stopped",
     ]
 

@@ -12,7 +12,7 @@ from ptrtensor.cli.paths import path
 from ptrtensor.cli.signals import Signals
 from ptrtensor.owner.logs import log_to_standard_error
 from ptrtensor.owner.options import Options, lease_of, memory_of
-from ptrtensor.owner.serving import prepared
+from ptrtensor.owner.serving import Prepared
 
 log: Final = logging.getLogger("ptrtensor.serve")
 
@@ -75,9 +75,9 @@ def serve(
             max_objects=max_objects,
             lease=lease_of(lease, "--lease"),
         )
-        with prepared(options) as ready, contextlib.ExitStack() as stack:
+        with Prepared(options) as ready, contextlib.ExitStack() as stack:
             with signals.held_back():  # a server that has begun must be stopped
-                server = stack.enter_context(ready.serving())
+                server = ready.server()
                 stack.callback(signals.ignore)
             publications = ready.datasets.publications
             for number in ready.policy.idle_rules(publications):

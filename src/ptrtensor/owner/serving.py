@@ -3,11 +3,9 @@
 import contextlib
 import hashlib
 import os
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
 
 from ptrtensor.errors import IdentityError, PtrTensorError
 from ptrtensor.owner import keys
@@ -23,75 +21,83 @@ from ptrtensor.transport.tls import Credentials
 from ptrtensor.worker.listener import check_device, network_listener
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """All that a server needs; none runs yet."""
+class Prepared(AbstractContextManager["Prepared"]):
+    """All that a server needs: files read, an address taken, the state and the log opened.
 
-    datasets: Datasets
-    policy: Policy
-    listener: socket.socket
-    serving: Callable[[], AbstractContextManager[Server]]
-    """The server, which lets clients in once it is told to; stopped in the end."""
-
-    @property
-    def address(self) -> str:
-        return format_address(*self.listener.getsockname()[:2])
-
-
-@contextmanager
-def prepared(options: Options) -> Iterator[Prepared]:
-    """Files read, an address taken, the state and the log opened; closed and removed in the end.
+    Where it is dropped and not closed, as a forked child does with what is its parent's, nothing of it is stopped,
+    written or removed.
 
     :raises PtrTensorError: the options cannot be served with.
     :raises OSError: the address is another machine's, or taken.
     """
-    credentials = Credentials(options.identity, options.trust)
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._credentials = Credentials(options.identity, options.trust)
+        check_identity(self._credentials)
+        check_apart(options.audit, options.state)
+        address = parse_address(options.listen, lowest_port=0)
+        check_device(options.compute_device)
+        self.policy, self._policy_digest = Policy(), ""
+        if options.policy is not None:
+            self.policy = read_policy(options.policy)
+            # By which an auditor knows the file again.
+            self._policy_digest = hashlib.sha256(options.policy.read_bytes()).hexdigest()
+        with contextlib.ExitStack() as stack:
+            self.datasets = stack.enter_context(Datasets())
+            self._listener = stack.enter_context(network_listener(*address))
+            self._audit: Audit | None = None
+            if options.audit is not None:
+                self._audit = stack.enter_context(contextlib.closing(Audit(options.audit)))
+            self._state = stack.enter_context(contextlib.closing(State(options.state)))
+            self._state.claim()
+            self._state.forget_old()
+            for path in options.data:
+                self.datasets.add(path)
+            self._open = stack.pop_all()
+
+    @property
+    def address(self) -> str:
+        return format_address(*self._listener.getsockname()[:2])
+
+    def server(self) -> Server:
+        """It lets clients in once it is told to, and is stopped by `close`."""
+        options = self._options
+        server = Server(
+            options.id,
+            self._listener,
+            self._credentials,
+            self.datasets.publications,
+            compute_device=options.compute_device,
+            threads=options.threads,
+            limits=Limits(sessions=options.sessions, memory=options.max_memory, objects=options.max_objects),
+            patience=Patience(lease=options.lease),
+            policy=self.policy,
+            policy_digest=self._policy_digest,
+            state=self._state,
+            audit=self._audit,
+        )
+        self._open.callback(server.stop, "the worker was stopped by its owner")
+        return server
+
+    def close(self) -> None:
+        """Stop the server, if there is one, and close and remove the rest."""
+        self._open.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_identity(credentials: Credentials) -> None:
+    """:raises IdentityError: nobody would trust it, or it is not made to serve with."""
     certificate = keys.read_certificate(credentials.certificate)
     keys.check_not_expired(certificate, credentials.certificate)
     if keys.is_authority(certificate):
         raise IdentityError(
-            f"{options.identity} is an authority: it signs for others and does not serve. Make another identity"
+            f"{credentials.identity} is an authority: it signs for others and does not serve. Make another identity"
         )
-    check_apart(options.audit, options.state)
-    address = parse_address(options.listen, lowest_port=0)
-    check_device(options.compute_device)
-    policy, digest = Policy(), ""
-    if options.policy is not None:
-        policy = read_policy(options.policy)
-        digest = hashlib.sha256(options.policy.read_bytes()).hexdigest()  # by which an auditor knows the file again
-    with (
-        Datasets() as datasets,
-        network_listener(*address) as listener,
-        audit_log(options.audit) as audit,
-        contextlib.closing(State(options.state)) as state,
-    ):
-        state.claim()
-        state.forget_old()
-        for path in options.data:
-            datasets.add(path)
-
-        @contextmanager
-        def serving() -> Iterator[Server]:
-            server = Server(
-                options.id,
-                listener,
-                credentials,
-                datasets.publications,
-                compute_device=options.compute_device,
-                threads=options.threads,
-                limits=Limits(sessions=options.sessions, memory=options.max_memory, objects=options.max_objects),
-                patience=Patience(lease=options.lease),
-                policy=policy,
-                policy_digest=digest,
-                state=state,
-                audit=audit,
-            )
-            try:
-                yield server
-            finally:
-                server.stop("the worker was stopped by its owner")
-
-        yield Prepared(datasets, policy, listener, serving)
 
 
 def check_apart(audit: Path | None, state: Path) -> None:
@@ -108,16 +114,3 @@ def check_apart(audit: Path | None, state: Path) -> None:
             f"the audit log {audit} and the state {state} are one file, or the log is one that belongs to the state: "
             "name another with --audit or --state"
         )
-
-
-@contextmanager
-def audit_log(path: Path | None) -> Iterator[Audit | None]:
-    """The log, on the disk when this ends; None where none is kept."""
-    if path is None:
-        yield None
-        return
-    log = Audit(path)
-    try:
-        yield log
-    finally:
-        log.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ptrtensor.errors import PtrTensorError
+from ptrtensor.locks import process_lock
 from ptrtensor.owner.claims import claimed, released
 
 TABLES: Final = """
@@ -73,7 +74,7 @@ class State:
         self.path = path
         if not make and not path.exists():
             raise PtrTensorError(f"there is no state {path}: name the file that `ptrtensor serve --state` keeps")
-        self._lock = threading.Lock()
+        self._lock = process_lock()  # a child that was forked within SQLite could not end: it closes what it drops
         self._day = today()
         self.recording = threading.Lock()
         """Held by who writes lines about requests: each decision once, and all in their order."""

@@ -16,7 +16,7 @@ from hospital import make_keys
 from ptrtensor.errors import PtrTensorError
 from ptrtensor.owner import state as module
 from ptrtensor.owner.options import Options
-from ptrtensor.owner.serving import prepared
+from ptrtensor.owner.serving import Prepared
 from ptrtensor.owner.state import KEPT_DAYS, State, today, used
 
 SECONDS = 60
@@ -110,7 +110,7 @@ def test_and_so_does_one_that_is_started(tmp_path: Path, monkeypatch: pytest.Mon
         use_on(day_before(KEPT_DAYS + 1), state, monkeypatch)
         use_on(day_before(1), state, monkeypatch)
     options = Options(id="bob", identity=tmp_path / "bob", trust=tmp_path / "trusted", listen="127.0.0.1:0", state=path)
-    with prepared(options):
+    with Prepared(options):
         pass
     with contextlib.closing(State(path)) as state:
         assert days_kept(state) == [day_before(1)]
