@@ -12,7 +12,8 @@ from ptrtensor.owner.audit import Audit
 from ptrtensor.owner.datasets import Datasets
 from ptrtensor.owner.hosted_session import Patience
 from ptrtensor.owner.policy import Policy
-from ptrtensor.owner.server import Limits, Server
+from ptrtensor.owner.server import Server
+from ptrtensor.owner.sessions import Limits
 from ptrtensor.owner.state import State
 from ptrtensor.transport.tls import Credentials
 from ptrtensor.worker.listener import network_listener

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wire": {"errors", "locks"},
     "transport": {"errors", "wire"},
     "worker": {"errors", "version", "tally", "wire", "transport", "_torch"},
-    "owner": {"errors", "version", "tally", "wire", "transport", "worker"},
+    "owner": {"errors", "version", "locks", "tally", "wire", "transport", "worker"},
     "cli": {"errors", "version", "paths", "transport", "worker", "owner", "_torch"},
     "__main__": set(),
     "client": {"errors", "version", "wire", "transport"},

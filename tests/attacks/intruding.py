@@ -22,7 +22,7 @@ import ptrtensor as pt
 from ptrtensor.owner.audit import Audit, Fields, records
 from ptrtensor.owner.hosted_session import HostedSession, Patience
 from ptrtensor.owner.policy import Policy, read_policy
-from ptrtensor.owner.server import Limits
+from ptrtensor.owner.sessions import Limits
 from ptrtensor.owner.status import ask_status
 from ptrtensor.transport.dialing import read_exactly
 from ptrtensor.transport.resumable import NO_TOKEN, OPENING, PONG, Data, End, Link, Opening, Ping

@@ -24,8 +24,9 @@ import ptrtensor as pt
 from ptrtensor.errors import ProtocolError, PtrTensorError
 from ptrtensor.owner import server, session_process, status
 from ptrtensor.owner.hosted_session import Patience
-from ptrtensor.owner.server import MAX_HANDSHAKES, Limits
+from ptrtensor.owner.server import MAX_HANDSHAKES
 from ptrtensor.owner.session_process import SessionProcess
+from ptrtensor.owner.sessions import Limits
 from ptrtensor.transport.dialing import read_exactly
 from ptrtensor.transport.resumable import HEADER as LINK_HEADER
 from ptrtensor.transport.resumable import NO_TOKEN, OPENING, STATUS, Kind, Opening, end

@@ -19,7 +19,7 @@ import ptrtensor as pt
 from ptrtensor.owner import session_process, status
 from ptrtensor.owner.audit import records
 from ptrtensor.owner.hosted_session import Patience
-from ptrtensor.owner.server import Limits
+from ptrtensor.owner.sessions import Limits
 from ptrtensor.owner.status import ask_status
 from ptrtensor.transport.resumable import HEADER as LINK_HEADER
 from ptrtensor.transport.resumable import KEPT_BYTES, OFFSET, PING, Kind, end

@@ -24,7 +24,7 @@ from ptrtensor._torch.memory import allocate, meta_of
 from ptrtensor.errors import MessageTooLargeError, ProtocolError
 from ptrtensor.owner import status
 from ptrtensor.owner.hosted_session import Patience
-from ptrtensor.owner.server import Limits
+from ptrtensor.owner.sessions import Limits
 from ptrtensor.transport.resumable import HEADER, NO_TOKEN, PING, PONG, Link, Opening, end, framed
 from ptrtensor.transport.serving import encoded
 from ptrtensor.version import __version__

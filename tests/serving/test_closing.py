@@ -82,11 +82,11 @@ def test_a_session_whose_process_is_still_starting_never_begins(
 
     monkeypatch.setattr(session_process, "launch", launch)
     with hospital_with_log(tmp_path) as hospital, connecting(hospital) as connected:
-        assert eventually(lambda: [one.process for one in hospital.server._beginning] not in ([], [None]))
+        assert eventually(lambda: [one.process for one in hospital.server._sessions._beginning] not in ([], [None]))
         assert stop(hospital) < SOON
         with pytest.raises(pt.WorkerLostError, match="refused: the owner goes home"):
             connected.result(SOON)
-        assert not hospital.server._beginning and not hospital.server._newcomers._guards
+        assert not hospital.server._sessions._beginning and not hospital.server._newcomers._guards
         assert events(tmp_path) == ["server started", "session refused", "server stopped"]
 
 

@@ -13,7 +13,7 @@ from cutting import CuttingProxy
 from hospital import Hospital, open_hospital
 
 import ptrtensor as pt
-from ptrtensor.owner.server import Limits
+from ptrtensor.owner.sessions import Limits
 from ptrtensor.transport import linked
 
 

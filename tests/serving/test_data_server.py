@@ -153,10 +153,10 @@ def test_a_pointer_is_fetched(server: pt.DataServer, virtual_worker: pt.VirtualW
 def test_what_cannot_be_published(
     server: pt.DataServer, given: dict[str, Any], error: type[Exception], said: str
 ) -> None:
-    before = server._prepared.datasets.publications, dict(server._server._publications)
+    before = server._prepared.datasets.publications, dict(server._server._sessions._publications)
     with pytest.raises(error, match=said):
         server.publish(**{"tensor": torch.ones(2), "name": "x", **given})
-    assert (server._prepared.datasets.publications, server._server._publications) == before
+    assert (server._prepared.datasets.publications, server._server._sessions._publications) == before
 
 
 def test_it_ends_in_good_order(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_without_room_for_its_log_it_publishes_nothing_and_says_so(
             patched.setattr(os, "write", full)
             with pytest.raises(pt.AuditError):
                 server.publish(torch.ones(2), name="x")
-        assert not server._server._publications
+        assert not server._server._sessions._publications
         with pytest.raises(pt.WorkerLostError):
             connect(server, folder, "late")
 

@@ -20,7 +20,7 @@ import ptrtensor as pt
 from ptrtensor.client.reference import Reference
 from ptrtensor.owner import keys
 from ptrtensor.owner.hosted_session import Patience
-from ptrtensor.owner.server import Limits
+from ptrtensor.owner.sessions import Limits
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import ptrtensor as pt
 from ptrtensor.owner.audit import Audit, records
 from ptrtensor.owner.policy import Policy, QuotaRule, Rule, Size
 from ptrtensor.owner.requests import Requests
-from ptrtensor.owner.server import Limits
+from ptrtensor.owner.sessions import Limits
 from ptrtensor.owner.state import State
 from ptrtensor.owner.status import ask_status
 from ptrtensor.tensor.release import ReleaseRequest

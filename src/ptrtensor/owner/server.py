@@ -2,43 +2,32 @@
 
 import contextlib
 import logging
-import secrets
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from ptrtensor.errors import (
-    AuditError,
-    IdentityError,
-    ProtocolError,
-    PtrTensorError,
-    QuotaExceededError,
-    WorkerLostError,
-)
+from ptrtensor.errors import AuditError, IdentityError
 from ptrtensor.owner.audit import Audit
-from ptrtensor.owner.clerk import Clerk
 from ptrtensor.owner.decisions import note_decisions
 from ptrtensor.owner.handshake import shake_hands
-from ptrtensor.owner.hosted_session import Ended, HostedSession, Patience, refuse
+from ptrtensor.owner.hosted_session import HostedSession, Patience, refuse
 from ptrtensor.owner.journal import CANNOT_WRITE, Journal
 from ptrtensor.owner.newcomers import Newcomers, join_all
-from ptrtensor.owner.options import Options
-from ptrtensor.owner.policy import Policy, least
+from ptrtensor.owner.policy import Policy
 from ptrtensor.owner.requests import Requests
 from ptrtensor.owner.sealing import Sealer
-from ptrtensor.owner.session_process import Pool, SessionProcess, shut_down
+from ptrtensor.owner.session_process import Pool, shut_down
+from ptrtensor.owner.sessions import Limits, Sessions
 from ptrtensor.owner.state import State
 from ptrtensor.owner.status import encode, status_of
 from ptrtensor.tally import Tally
 from ptrtensor.transport.relay import Connected
 from ptrtensor.transport.resumable import NO_TOKEN, STATUS, Opening
 from ptrtensor.transport.tls import Credentials, Peer, certificates_of, context, fingerprint_of
-from ptrtensor.wire.control import Assign, Publication, Quota
+from ptrtensor.wire.control import Publication
 
 log: Final = logging.getLogger("ptrtensor.serve")
 
@@ -50,26 +39,6 @@ END_SECONDS: Final = 5.0
 
 LOOK_SECONDS: Final = 0.5
 """How often is looked for how long the sessions have computed."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the server admits at the same time."""
-
-    sessions: int = Options.sessions
-    sessions_of_one: int = 8
-    memory: int | None = None
-    """Bytes for each session."""
-    objects: int = Options.max_objects
-    """In each session."""
-
-
-@dataclass(eq=False)
-class Beginning:
-    """A session whose process is being started."""
-
-    peer: Peer
-    process: SessionProcess | None = None
 
 
 class Server:
@@ -96,18 +65,11 @@ class Server:
         self.worker = worker
         self._fingerprint = fingerprint_of(certificates_of(credentials.certificate)[0])
         self._journal = Journal(audit, lambda: self._end_sessions(CANNOT_WRITE))
-        self._policy = policy
-        self._sealer = Sealer(credentials)
         self._state = state
         self.began = time.time()
         self._listener = listener
         self._credentials = credentials
-        self._publications = {publication.name: publication for publication in publications}
-        """All, shown to a client or not; sessions that have begun look into it too."""
-        self._limits = limits
         self._patience = patience
-        self._sessions: dict[bytes, HostedSession] = {}
-        self._beginning: list[Beginning] = []
         self.refusals = Tally(self._note_refusal)
         self.resumptions = Tally(self._note_resumption)
         self._lock = threading.Lock()
@@ -115,18 +77,26 @@ class Server:
         self._newcomers = Newcomers()
         self._helpers: list[threading.Thread] = []
         self._stopping = threading.Event()
-        self._goodbye = ""
-        """Why the server stops, once it does."""
         self._journal.record("server started", worker=worker, policy=policy_digest or None)
         for publication in publications:
             self._journal.publication(publication)
         self._pool = Pool(ahead, compute_device, threads)
+        self._sessions = Sessions(
+            worker,
+            self._pool,
+            Sealer(credentials),
+            self._journal,
+            publications,
+            policy=policy,
+            state=state,
+            limits=limits,
+            patience=patience,
+        )
 
     @property
     def sessions(self) -> list[HostedSession]:
         """Those that have not ended."""
-        with self._lock:
-            return list(self._sessions.values())
+        return self._sessions.current
 
     @property
     def broken(self) -> AuditError | None:
@@ -143,8 +113,7 @@ class Server:
         except AuditError as error:
             self._journal.break_off(error)
             raise
-        with self._lock:
-            self._publications[publication.name] = publication
+        self._sessions.publish(publication)
 
     def serve_forever(self) -> None:
         """Until `stop`.
@@ -191,21 +160,9 @@ class Server:
     def _end_sessions(self, reason: str) -> list[HostedSession]:
         """Those that there are, and those that are beginning; returns the former. There will be no others."""
         with self._lock:
-            self._goodbye = self._goodbye or reason
             self._stopping.set()
-            sessions = list(self._sessions.values())
-            processes = [beginning.process for beginning in self._beginning if beginning.process is not None]
         shut_down(self._listener)
-        for session in sessions:
-            session.stop(reason)
-        for process in processes:
-            process.end_at_once()
-        return sessions
-
-    def _check_serving(self) -> None:
-        """:raises PtrTensorError: the server stops."""
-        if self._stopping.is_set():
-            raise PtrTensorError(self._goodbye)
+        return self._sessions.stop(reason)
 
     def _help(self, do: Callable[..., None], *arguments: object) -> None:
         """In a thread that ends when the server stops."""
@@ -259,83 +216,15 @@ class Server:
         is_owner = peer.fingerprint == self._fingerprint
         if opening.token == STATUS and is_owner:
             with contextlib.closing(connection):
-                connection.sendall(encode(status_of(self.worker, self.began, len(self._publications), self.sessions)))
+                connection.sendall(encode(status_of(self.worker, self.began, self._sessions.published, self.sessions)))
             return
         if opening.token == STATUS or (is_owner and not peer.pinned):
             raise IdentityError("the worker's own identity asks how it is, and nobody else; nor can it have a session")
-        self._check_serving()
+        self._sessions.check_going_on()
         if opening.token == NO_TOKEN:
-            session = self._new_session(peer, where)
+            session = self._sessions.begin(peer, where)
             log.info("session began", extra={"session": session.number, "client": peer.name, "from": where})
         else:
-            with self._lock:
-                found = self._sessions.get(opening.token)
-            if found is None or found.peer != peer:
-                raise ProtocolError(
-                    "there is no such session any more: its lease ended, or the worker was started anew. "
-                    "What it held is gone"
-                )
-            session = found
+            session = self._sessions.find(opening.token, peer)
             self.resumptions.add(session.number, session.number, peer, where)
         session.attach(connection, opening.received)
-
-    def _new_session(self, peer: Peer, where: str) -> HostedSession:
-        most = least(self._policy.quota_for(peer.name).sessions, self._limits.sessions_of_one)
-        beginning = Beginning(peer)
-        with self._lock:
-            peers = [one.peer for one in self._beginning] + [session.peer for session in self._sessions.values()]
-            theirs = peers.count(peer)
-            if len(peers) >= self._limits.sessions or theirs >= (most or 0):
-                raise PtrTensorError(
-                    f"there are too many sessions already ({theirs} of them yours): close one, or try again later"
-                )
-            self._beginning.append(beginning)
-        try:
-            return self._begin(beginning, where)
-        except WorkerLostError:
-            self._check_serving()  # its process was ended because the server stops
-            raise
-        finally:
-            with self._lock:
-                self._beginning.remove(beginning)
-
-    def _begin(self, beginning: Beginning, where: str) -> HostedSession:
-        """Start a session's process; whatever fails on the way, it does not stay."""
-        peer = beginning.peer
-        with self._lock:
-            publications = tuple(self._publications.values())
-        shown = self._policy.shown_to(peer.name, publications)
-        number = secrets.token_hex(4)
-        clerk = Clerk(
-            self._policy, self._publications, self._state, peer, number, self._sealer, self._journal.write_down
-        )
-        if reason := clerk.admit():
-            raise QuotaExceededError(reason)
-        assignment = Assign(
-            self.worker,
-            uuid.uuid4().hex,
-            peer.name,
-            shown,
-            {publication.name: self._policy.grant(peer.name, publication.tags) for publication in shown},
-            self._policy.session_quota(peer.name, Quota(self._limits.memory, self._limits.objects)),
-        )
-        process = self._pool.take()
-        with contextlib.ExitStack() as undone:
-            undone.callback(process.kill)
-            with self._lock:
-                self._check_serving()
-                beginning.process = process
-            local = undone.enter_context(process.assign(assignment, clerk.answer, number))
-            with self._lock:  # whoever stops the server finds the session, or is found to have stopped it
-                self._check_serving()
-                session = HostedSession(number, peer, process, clerk, local, self._patience, self._when_ended)
-                undone.pop_all()
-                beginning.process = None
-                self._sessions[session.token] = session
-                self._journal.session_began(session, where)  # its end is written down after that
-        return session
-
-    def _when_ended(self, session: HostedSession, ended: Ended) -> None:
-        with self._lock:
-            self._sessions.pop(session.token, None)
-        self._journal.session_ended(session, ended)

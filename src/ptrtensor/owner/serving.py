@@ -14,7 +14,8 @@ from ptrtensor.owner.datasets import Datasets
 from ptrtensor.owner.hosted_session import Patience
 from ptrtensor.owner.options import Options
 from ptrtensor.owner.policy import Policy, read_policy
-from ptrtensor.owner.server import Limits, Server
+from ptrtensor.owner.server import Server
+from ptrtensor.owner.sessions import Limits
 from ptrtensor.owner.state import BESIDE, State
 from ptrtensor.transport.addresses import format_address, parse_address
 from ptrtensor.transport.tls import Credentials

@@ -1,7 +1,7 @@
 """The signature of a call: what its result's metadata can depend on, and nothing else (D6).
 
-`read` walks the arguments once, on every call, and returns the key, the fields of the command and the pointers in
-the order of the slots. `form` walks them in the same order, once for each new key, and returns the instruction's
+A `Call` walks the arguments once, on every call, and has the key, the fields of the command and the pointers in the
+order of the slots. `form` walks them in the same order, once for each new key, and returns the instruction's
 arguments.
 """
 

@@ -142,7 +142,7 @@ class MetadataTable:
 
 
 def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Row after row, as torch lays out what it makes."""
+    """Row after row, in elements, as torch lays out what it makes; of an empty tensor, as torch counts them."""
     stride = [1] * len(shape)
     for place in range(len(shape) - 2, -1, -1):
         stride[place] = stride[place + 1] * max(shape[place + 1], 1)

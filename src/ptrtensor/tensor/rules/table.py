@@ -6,7 +6,7 @@ from typing import Final
 from torch._ops import OpOverload
 
 from ptrtensor.tensor.cache import Extent
-from ptrtensor.wire.metadata import TensorMeta, intern
+from ptrtensor.wire.metadata import TensorMeta, contiguous_stride, intern
 
 Rule = Callable[..., list[Extent] | None]
 Sizes = tuple[int, ...]
@@ -26,20 +26,13 @@ def rule_for(*ops: OpOverload[..., object]) -> Callable[[Rule], Rule]:
     return enter
 
 
-def contiguous(shape: Sequence[int]) -> Sizes:
-    """The strides of a tensor without gaps, in elements, as torch counts them for empty ones too."""
-    strides = [1] * len(shape)
-    for place in range(len(shape) - 2, -1, -1):
-        strides[place] = strides[place + 1] * max(shape[place + 1], 1)
-    return tuple(strides)
-
-
 def is_contiguous(meta: TensorMeta) -> bool:
-    return meta.stride == contiguous(meta.shape) and not (meta.conj or meta.neg)
+    return meta.stride == contiguous_stride(meta.shape) and not (meta.conj or meta.neg)
 
 
 def fresh(shape: Sequence[int], dtype: str) -> list[Extent]:
-    return [Extent(intern(tuple(shape), contiguous(shape), dtype), 0)]
+    sizes = tuple(shape)
+    return [Extent(intern(sizes, contiguous_stride(sizes), dtype), 0)]
 
 
 def place_of(dim: int, dimensions: int) -> int | None:

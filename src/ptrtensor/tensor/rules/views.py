@@ -8,8 +8,8 @@ import torch
 
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.cache import Extent
-from ptrtensor.tensor.rules.table import Sizes, contiguous, fresh, is_contiguous, place_of, rule_for
-from ptrtensor.wire.metadata import TensorMeta, intern
+from ptrtensor.tensor.rules.table import Sizes, fresh, is_contiguous, place_of, rule_for
+from ptrtensor.wire.metadata import TensorMeta, contiguous_stride, intern
 
 aten = torch.ops.aten
 
@@ -174,8 +174,8 @@ def reshaped(meta: TensorMeta, size: Sequence[int]) -> Sizes | None:
 
 def strides_of_view(meta: TensorMeta, shape: Sizes) -> Sizes | None:
     """The strides that show the same memory in another shape, if there are any: computeStride (TensorUtils.cpp)."""
-    if meta.stride == contiguous(meta.shape):
-        return contiguous(shape)
+    if meta.stride == contiguous_stride(meta.shape):
+        return contiguous_stride(shape)
     strides, place = [1] * len(shape), len(shape) - 1
     chunk = filled = 1
     step = meta.stride[-1]
