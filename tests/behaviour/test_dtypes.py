@@ -1,5 +1,6 @@
 """Dtypes of several arguments: what comes of mixed ones, and what torch refuses, which is said at the line."""
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ptrtensor as pt
+from ptrtensor.tensor.infer import inferences
 
 Loss = Callable[..., Tensor]
 
@@ -107,6 +109,26 @@ def test_what_torch_refuses_is_its_own_error_at_the_line(name: str, virtual_work
         call(there)
     assert not isinstance(caught.value, pt.PtrTensorError) and str(caught.value) == str(here.value)
     virtual_worker.synchronize()
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda x: x[:0].softmax(0),
+        lambda x: x[:, :0].softmax(0),
+        lambda x: x.softmax(7),
+    ],
+    ids=["empty", "columns of nothing", "refused for another reason"],
+)
+def test_what_is_refused_does_not_hang_on_the_calls_before(
+    before: Callable[[Tensor], object], virtual_worker: pt.VirtualWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inferences, "_by_device", {})  # none of its calls before
+    value = torch.ones(3, 4, dtype=torch.long, device=virtual_worker.device)
+    with contextlib.suppress(IndexError):
+        before(value)
+    with pytest.raises(NotImplementedError, match="not implemented for 'Long'"):
+        value.softmax(0)
 
 
 def test_a_large_model_of_another_dtype_is_refused_at_the_line(virtual_worker: pt.VirtualWorker) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from comparing import check_equal
 from torch import Tensor
+from torch.nn import functional as F
 
 import ptrtensor as pt
 
@@ -81,6 +82,21 @@ LET_PASS: dict[str, Callable[[Tensor, Tensor], object]] = {
     "index_add_": lambda x, i: x.index_add_(-1, i, torch.ones(2, 3, device=x.device)),
     "multinomial": lambda x, i: torch.multinomial(x, 9),
     "bucketize": lambda x, i: torch.bucketize(x, x),
+    "softmax": lambda x, i: x.softmax(2),
+    "log_softmax": lambda x, i: x.log_softmax(-3),
+    "sort": lambda x, i: x.sort(2),
+    "argsort": lambda x, i: x.argsort(dim=-3, stable=True),
+    "cummax of a number": lambda x, i: x[0, 0].cummax(1),
+    "index_select of a number": lambda x, i: x[0, 0].index_select(1, i[:1]),
+    "index_reduce of a number": lambda x, i: x[0, 0].index_reduce(1, i[:1], x[0, :1], "prod"),
+    "select_scatter, dimension": lambda x, i: x.select_scatter(x[0], 2, 0),
+    "select_scatter, place": lambda x, i: x.select_scatter(x[0], 0, 3),
+    "slice_scatter": lambda x, i: x.slice_scatter(x, 0, 1),
+    "diagonal_scatter": lambda x, i: x.diagonal_scatter(x[0]),
+    "pixel_unshuffle": lambda x, i: F.pixel_unshuffle(x[None], 2),
+    "native_group_norm": lambda x, i: torch.native_group_norm(x, x[0, :2], None, 3, 4, 1, 2, 1e-5),
+    "conv_transpose, too small": lambda x, i: F.conv_transpose1d(x[None], x[:, :2, None], padding=3),
+    "conv_transpose, padded": lambda x, i: F.conv_transpose1d(x[None], x[:, :2, None], output_padding=1),
 }
 
 
@@ -111,6 +127,12 @@ FITTING: dict[str, Callable[[Tensor, Tensor], object]] = {
     "index_add": lambda x, i: x.index_add(-2, i, x),
     "index_add of a number": lambda x, i: x[0, 0].index_add(0, i[0], x[1, 1]),
     "multinomial": lambda x, i: torch.multinomial(x, 9, replacement=True).shape,
+    "softmax of a number": lambda x, i: x[0, 0].softmax(0) + x[0, 0].sort(-1)[0],
+    "sort": lambda x, i: x.sort(-2, descending=True),
+    "select_scatter": lambda x, i: x.select_scatter(x[0], -2, -3),
+    "conv_transpose, padded": lambda x, i: F.conv_transpose1d(x[None], x[:, :2, None], stride=2, output_padding=1),
+    "conv_transpose, dilated": lambda x, i: F.conv_transpose1d(x[None], x[..., None], dilation=2, output_padding=1),
+    "conv_transpose, next to nothing": lambda x, i: F.conv_transpose1d(x[None], x[:, :2, None], padding=1),
 }
 
 

@@ -85,7 +85,7 @@ def test_who_stops_it_while_it_starts_finds_no_copy_of_the_data(folder: Path, tm
     data.mkdir()
     temporary.mkdir()
     (data / "a.csv").write_text("age,ill\n51,0\n")
-    (data / "b.csv").write_text("1,2\n" * 1_000_000)  # which takes seconds
+    (data / "b.csv").write_text("1,2\n" * 4_000_000)  # which takes seconds
     command = [sys.executable, "-m", "ptrtensor", "serve", "--id=bob", "--listen=127.0.0.1:0", "--identity=bob"]
     with subprocess.Popen(
         [*command, f"--data={data}", f"--state={tmp_path / 'state'}", f"--audit={tmp_path / 'audit'}"],

@@ -30,6 +30,7 @@ from ptrtensor.tensor.trial import (
     Dtypes,
     dtypes_of,
     elements,
+    is_empty,
     is_expanded,
     is_mixed,
     is_of_dtypes,
@@ -91,14 +92,15 @@ class Inference:
                 self._on_zeros(operation, args, kwargs)
             made = given + sum(extent.meta.elements for extent in inferred[0] if extent is not None)
             if mixed and made <= TRIED_ELEMENTS and not operation.is_in_place:
-                return self._tried(operation, args, kwargs, inferred)
+                return self._tried(operation, args, kwargs) or inferred
             if (operation.number, dtypes) not in self._taken and is_small(operation, dtypes, made):
-                self._tried(operation, args, kwargs, inferred)
-                self._taken.add((operation.number, dtypes))
+                tried = self._tried(operation, args, kwargs)
+                if tried is not None and not is_empty(args, kwargs, tried[0]):
+                    self._taken.add((operation.number, dtypes))
             return inferred
 
-    def _tried(self, operation: Operation, args: Args, kwargs: Kwargs, inferred: Inferred) -> Inferred:
-        """What comes of zeros.
+    def _tried(self, operation: Operation, args: Args, kwargs: Kwargs) -> Inferred | None:
+        """What comes of zeros; None where torch does not take them, for another reason than their dtypes.
 
         :raises Exception: torch's own, for dtypes that it does not take.
         """
@@ -107,7 +109,7 @@ class Inference:
         except Exception as error:
             if is_of_dtypes(error):
                 raise
-        return inferred
+        return None
 
     def _on_zeros(self, operation: Operation, args: Args, kwargs: Kwargs) -> Inferred:
         zeros = Fakes(None, self._device, with_offset=operation.offset_matters)

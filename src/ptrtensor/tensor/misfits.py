@@ -55,10 +55,56 @@ def cannot_fill(target: Tensor, indices: Sequence[Tensor | None], values: Tensor
     return values.dim() > len(shape) or any(size not in (1, wanted) for size, wanted in fits)
 
 
+def has_no_dimension(value: Tensor, dim: int = -1, *rest: object, **others: object) -> bool:
+    dimensions = max(value.dim(), 1)
+    return not -dimensions <= dim < dimensions
+
+
+def are_other_channels(
+    value: Tensor, weight: Tensor | None, bias: Tensor | None, samples: int, channels: int, *rest: object
+) -> bool:
+    return any(given is not None and tuple(given.shape) != (channels,) for given in (weight, bias))
+
+
+def is_unfit_transposed(
+    value: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> bool:
+    """Whether a transposed convolution has nothing to give, or is padded by more than its steps."""
+    if not transposed:
+        return False
+    each = zip(value.shape[2:], weight.shape[2:], stride, padding, dilation, output_padding, strict=False)
+    return any(
+        (size - 1) * step - 2 * pad + gap * (width - 1) + more < 0 or more >= max(step, gap)
+        for size, width, step, pad, gap, more in each
+    )
+
+
+def always(*args: object, **kwargs: object) -> bool:
+    return True
+
+
 CHECKS: Final[dict[str, Check]] = {
     **{f"aten::{name}": is_empty for name in ("max", "min", "median", "nanmedian", "mode")},
     **{f"aten::{name}": cannot_fill for name in ("index_put", "index_put_", "_index_put_impl_")},
     **{f"aten::{name}": is_unlike_target for name in ("index_add", "index_add_")},
+    **{
+        f"aten::{name}": has_no_dimension
+        for name in ("_softmax", "_log_softmax", "sort", "index_select", "index_reduce", "cummax", "cummin")
+    },
+    **{
+        f"aten::{name}": always
+        for name in ("select_scatter", "slice_scatter", "diagonal_scatter", "pixel_unshuffle")  # a copy at most
+    },
+    "aten::native_group_norm": are_other_channels,
+    "aten::convolution": is_unfit_transposed,
     "aten::multinomial": asks_for_more,
     "aten::bucketize": has_dimensions,
 }

@@ -4,14 +4,15 @@ The rules let pass dtypes that the kernels refuse, and do not always say which d
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from ptrtensor.tensor.base import Pointer
-from ptrtensor.tensor.operation import Operation
+from ptrtensor.tensor.cache import Extent
+from ptrtensor.tensor.operation import Args, Kwargs, Operation
 
 TRIED_ELEMENTS: Final = 1 << 26
 """Arguments of so many elements are made of zeros to hear torch's own error; such zeros take no memory as yet."""
@@ -76,8 +77,20 @@ def is_expanded(operation: Operation, args: tuple[object, ...]) -> bool:
     )
 
 
+def is_empty(args: Args, kwargs: Kwargs, results: Iterable[Extent | None]) -> bool:
+    """Whether there is nothing to compute somewhere: no kernel may have looked at the dtypes then."""
+    made = (extent.meta.elements for extent in results if extent is not None)
+    return 0 in (*counts(args), *counts(kwargs.values()), *made)
+
+
 def elements(values: Iterable[object]) -> int:
-    return sum(
-        elements(value) if isinstance(value, list | tuple) else value.numel() if isinstance(value, Tensor) else 0
-        for value in values
-    )
+    return sum(counts(values))
+
+
+def counts(values: Iterable[object]) -> Iterator[int]:
+    """The elements of each tensor."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from counts(value)
+        elif isinstance(value, Tensor):
+            yield value.numel()
