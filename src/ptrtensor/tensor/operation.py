@@ -152,16 +152,16 @@ class Operation:
         absolute_view = self.is_view and not self.is_relative
         self.offset_matters = absolute_view or self.changes_metadata or "storage_offset" in names
         self.written_positions = [position for position, given in enumerate(arguments) if writes(given)]
-        self.written_keywords = [given.name for given in arguments if writes(given)]
-        self.writes = bool(self.written_positions or self.written_keywords)
-        self.is_in_place = self.written_arguments == self.written_positions == [0] and not self.written_keywords
-        """Whether it writes to its first argument, and returns that."""
+        self.written_names = [given.name for given in arguments if writes(given)]
+        self.writes = bool(self.written_positions or self.written_names)
+        self.is_in_place = self.written_arguments == self.written_positions == [0] and len(self.written_names) == 1
+        """Whether it writes to its first argument and to no other, and returns that."""
         self.decomposes = decomposes(op)
         self.writes_lists = any(writes(given) and type_name(given).startswith("List[") for given in arguments)
         self.argument_names = [given.name for given in arguments]
         self.returns_scalar = Kind.SCALAR in self.kinds
         self.returns_one = self.kinds == [Kind.FRESH]
-        self.only_checks = not self.kinds and not self.written_keywords
+        self.only_checks = not self.kinds and not self.written_names
         """It returns and writes nothing, so no value hangs on it: whether it failed must be asked."""
         self.handler: Handler | None = None
 

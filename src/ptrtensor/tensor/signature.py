@@ -195,7 +195,7 @@ class Call:
                     continue
                 is_number = item.device.type == "cpu" and item.dim() == 0
                 is_index = item.device.type == "cpu" and name in operation.local_arguments
-                if name in operation.written_keywords or not (is_number or is_index):
+                if name in operation.written_names or not (is_number or is_index):
                     raise local_tensor(operation, self.args, self.kwargs, item)
 
     def _adopt(self, pointer: Pointer) -> None:
@@ -218,7 +218,7 @@ class Call:
         operation = self.operation
         places, place = [], 0
         given = [(position in operation.written_positions, value) for position, value in enumerate(self.args)]
-        given += [(name in operation.written_keywords, value) for name, value in self.kwargs.items()]
+        given += [(name in operation.written_names, value) for name, value in self.kwargs.items()]
         for written, value in given:
             for item in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(item, Tensor):

@@ -21,7 +21,8 @@ from ptrtensor.wire.messages import Batch, ClientMessage, WorkerMessage
 class RecordingTransport:
     """Another transport, with a log of its messages.
 
-    Commands are written as `$3 = aten::add.Tensor($1, $2)`, so that a test can hold a whole stream against a text.
+    Commands are written as `$3 = aten::add.Tensor($1, $2)`, or without a name where they have no results, so that a
+    test can hold a whole stream against a text.
     """
 
     def __init__(self, inner: Transport) -> None:
@@ -90,7 +91,8 @@ def written(instruction: Instruction, fields: tuple[int | float, ...]) -> str:
         if last > first:
             shown.append(slot(leaf, fields[first:last]))
         first = last
-    return f"${fields[-1]} = {instruction.op}({', '.join(shown)})"
+    call = f"{instruction.op}({', '.join(shown)})"
+    return call if instruction.expected == () else f"${fields[-1]} = {call}"
 
 
 def slot(leaf: Leaf, fields: tuple[int | float, ...]) -> str:

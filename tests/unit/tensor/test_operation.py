@@ -105,7 +105,7 @@ def test_features(feature: str, with_it: list[Op], without_it: list[Op]) -> None
 def test_what_is_written_to(op: Op, positions: list[int], keywords: list[str]) -> None:
     operation = operations[op]
     assert operation.written_positions == positions
-    assert [name for name in keywords if name not in operation.written_keywords] == []
+    assert [name for name in keywords if name not in operation.written_names] == []
 
 
 def test_every_operation_has_one_number() -> None:
