@@ -22,7 +22,7 @@ from wire_samples import frame
 
 import ptrtensor as pt
 from ptrtensor.errors import ProtocolError, PtrTensorError
-from ptrtensor.owner import server, session_process, status
+from ptrtensor.owner import session_process, sessions, status
 from ptrtensor.owner.hosted_session import Patience
 from ptrtensor.owner.server import MAX_HANDSHAKES
 from ptrtensor.owner.session_process import SessionProcess
@@ -391,7 +391,7 @@ def test_a_session_that_cannot_be_begun_leaves_no_process(tmp_path: Path, monkey
     monkeypatch.setattr(session_process, "SessionProcess", Noted)
     with besieged(tmp_path, ahead=0) as hospital, no_leaks():
         with monkeypatch.context() as patched:
-            patched.setattr(server, "HostedSession", failing)
+            patched.setattr(sessions, "HostedSession", failing)
             assert asked(hospital, "alice", Opening(NO_TOKEN, 0))
         hospital.wait_for("session refused", client="alice")
         assert [process.has_ended for process in started] == [True]

@@ -82,6 +82,11 @@ def test_returns(op: Op) -> None:
         ("is_relative", RELATIVE, [*ABSOLUTE, aten.add.Tensor]),
         ("numbers_are_fields", NUMBERS_AS_FIELDS, NUMBERS_IN_KEY),
         ("draws", RANDOM, CERTAIN),
+        (
+            "is_in_place",
+            [aten.add_.Tensor, aten.clamp_.Tensor, aten.copy_.default],
+            [aten.add.Tensor, aten.add.out, aten._foreach_add_.List, aten._fused_sgd_.default, aten.max.dim_max],
+        ),
         ("local_arguments", [aten.index.Tensor, aten.index_put_.default], [aten.index_select.default]),
     ],
 )
@@ -91,21 +96,20 @@ def test_features(feature: str, with_it: list[Op], without_it: list[Op]) -> None
 
 
 @pytest.mark.parametrize(
-    ("op", "positions", "keywords"),
+    ("op", "positions", "names"),
     [
         (aten.add.Tensor, [], []),
-        (aten.add_.Tensor, [0], []),
+        (aten.add_.Tensor, [0], ["self"]),
         (aten.add.out, [3], ["out"]),
-        (aten._foreach_add_.List, [0], []),
+        (aten._foreach_add_.List, [0], ["self"]),
         (aten.max.dim_max, [3, 4], ["max", "max_values"]),
-        (aten._native_batch_norm_legit.default, [3, 4], []),
+        (aten._native_batch_norm_legit.default, [3, 4], ["running_mean", "running_var"]),
     ],
     ids=str,
 )
-def test_what_is_written_to(op: Op, positions: list[int], keywords: list[str]) -> None:
+def test_what_is_written_to(op: Op, positions: list[int], names: list[str]) -> None:
     operation = operations[op]
-    assert operation.written_positions == positions
-    assert [name for name in keywords if name not in operation.written_names] == []
+    assert (operation.written_positions, operation.written_names) == (positions, names)
 
 
 def test_every_operation_has_one_number() -> None:
