@@ -10,6 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import ptrtensor as pt
+from ptrtensor.tensor import fakes
+from ptrtensor.wire.metadata import TensorMeta
+
+aten = torch.ops.aten
 
 
 def test_shifting_booleans(worker: pt.Worker) -> None:
@@ -104,6 +108,9 @@ LET_PASS: dict[str, Callable[[Tensor, Tensor], object]] = {
     "masked_scatter_": lambda x, i: x[:, :1].masked_scatter_(x > 0, x),
     "mask of too few rows": lambda x, i: x.__setitem__(i[:2] >= 0, 5.0),
     "mask of columns": lambda x, i: x.__setitem__((slice(None), i >= 0), x[:, :3]),
+    "gt_": lambda x, i: x[:1].gt_(torch.ones(3, 4, device=x.device)),
+    "copysign_": lambda x, i: x.copysign_(torch.ones(1, 3, 4, device=x.device)),
+    "indices that do not go together": lambda x, i: x.index_put((i[:2], i), x[0]),
     "soft margin": lambda x, i: F.soft_margin_loss(x, x[None]),
     "weights of a cross-entropy": lambda x, i: F.binary_cross_entropy_with_logits(x, x, weight=x[None]),
     "index_select": lambda x, i: x.index_select(0, i[None]),
@@ -150,6 +157,14 @@ FITTING: dict[str, Callable[[Tensor, Tensor], object]] = {
     "pow_": lambda x, i: x.clone().pow_(x[0]).clamp_(min=x[:1]),
     "masks": lambda x, i: (x.index_put((x > 3,), x[x > 3]), x.index_put((i > 0, i[:2]), x[0, 0])),
     "a batch of nothing": lambda x, i: F.interpolate(F.conv1d(x[None, :0].view(0, 3, 4), x[:2, :3, None]), 3),
+    "no classes": lambda x, i: F.nll_loss(x.view(1, 3, 2, 2)[:, :0], i[:2].expand(1, 2, 2) * 0 - 100, reduction="sum"),
+    "into a convolution": lambda x, i: aten.convolution.out(
+        x[None], x[:, :3, None], None, [1], [0], [1], False, [0], 1, out=x.new_empty(1, 3, 4)
+    ),
+    "into a group norm": lambda x, i: aten.native_group_norm.out(
+        x[None], None, None, 1, 3, 4, 1, 1e-5, out0=x.new_empty(1, 3, 4), out1=x.new_empty(1, 1), out2=x.new_empty(1, 1)
+    ),
+    "into places": lambda x, i: aten.index_put.out(x, [i], x[0], out=torch.empty_like(x)),
     "no rows": lambda x, i: x.index_select(0, i[:0]),
     "select_scatter": lambda x, i: x.select_scatter(x[0], -2, -3),
     "conv_transpose, padded": lambda x, i: F.conv_transpose1d(x[None], x[:, :2, None], stride=2, output_padding=1),
@@ -164,3 +179,19 @@ def test_shapes_that_are_right(name: str, virtual_worker: pt.VirtualWorker) -> N
     expected = FITTING[name](value, places)
     got = FITTING[name](pt.send(value, virtual_worker), pt.send(places, virtual_worker))
     check_equal(got, expected, virtual_worker)
+
+
+def test_what_is_too_large_to_be_tried_here_is_not(
+    virtual_worker: pt.VirtualWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake_of(meta: TensorMeta, offset: int, device: torch.device, *, real: bool) -> Tensor:
+        if real:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 308 bytes")
+        return make(meta, offset, device, real=real)
+
+    make = fakes.fake_of
+    monkeypatch.setattr(fakes, "fake_of", fake_of)
+    value = torch.arange(77.0).view(7, 11)
+    got = pt.send(value, virtual_worker).select_scatter(torch.ones(11, device=virtual_worker.device), 0, 3)
+    check_equal(got, value.select_scatter(torch.ones(11), 0, 3), virtual_worker)
+    assert pt.send(value, virtual_worker).median(0)[1].tolist() == value.median(0)[1].tolist()

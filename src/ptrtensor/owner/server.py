@@ -62,6 +62,7 @@ class Server:
         audit: Audit | None = None,
     ) -> None:
         context(credentials, server=True)  # a wrong file is the starter's error, not the first client's
+        sealer = Sealer(credentials)
         self.worker = worker
         self._fingerprint = fingerprint_of(certificates_of(credentials.certificate)[0])
         self._journal = Journal(audit, lambda: self._end_sessions(CANNOT_WRITE))
@@ -84,7 +85,7 @@ class Server:
         self._sessions = Sessions(
             worker,
             self._pool,
-            Sealer(credentials),
+            sealer,
             self._journal,
             publications,
             policy=policy,

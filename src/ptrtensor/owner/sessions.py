@@ -67,7 +67,7 @@ class Sessions:
         self._patience = patience
         self._sessions: dict[bytes, HostedSession] = {}
         self._beginning: list[Beginning] = []
-        self._goodbye = ""
+        self._goodbye: str | None = None
         """Why there is to be no session any more, once there is not."""
         self._lock = threading.Lock()
 
@@ -169,7 +169,7 @@ class Sessions:
 
     def check_going_on(self) -> None:
         """:raises PtrTensorError: the server stops."""
-        if self._goodbye:
+        if self._goodbye is not None:
             raise PtrTensorError(self._goodbye)
 
     def stop(self, reason: str) -> list[HostedSession]:
@@ -178,7 +178,7 @@ class Sessions:
         Returns the former, which end by themselves.
         """
         with self._lock:
-            self._goodbye = self._goodbye or reason
+            self._goodbye = reason if self._goodbye is None else self._goodbye
             sessions = list(self._sessions.values())
             processes = [beginning.process for beginning in self._beginning if beginning.process is not None]
         for session in sessions:

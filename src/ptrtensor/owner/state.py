@@ -79,7 +79,7 @@ class State:
         self.recording = threading.Lock()
         """Held by who writes lines about requests: each decision once, and all in their order."""
         self._claim: int | None = None
-        with self._named_errors():
+        with self._lock, self._named_errors():
             make_file(path)
             self._database = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             try:

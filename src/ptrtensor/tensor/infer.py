@@ -4,6 +4,7 @@ The fakes are of the worker's kind of device. `meta` tensors would not do: their
 shapes for BatchNorm in eval mode, than the CPU's.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +19,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
+from ptrtensor._torch.memory import is_out_of_memory
 from ptrtensor._torch.state import isolated
 from ptrtensor.errors import UnsupportedOpError
 from ptrtensor.locks import process_lock
@@ -88,9 +90,10 @@ class Inference:
             inferred = self._on_fakes(operation, args, kwargs)
             if not can_try or (operation.draws and "generator" not in operation.argument_names):
                 return inferred
-            if is_suspect(operation, args, kwargs):
-                self._on_zeros(operation, args, kwargs)
             made = given + sum(extent.meta.elements for extent in inferred[0] if extent is not None)
+            if made <= TRIED_ELEMENTS and is_suspect(operation, args, kwargs):
+                with contextlib.suppress(Unpredictable):
+                    self._on_zeros(operation, args, kwargs)
             if mixed and made <= TRIED_ELEMENTS and not operation.is_in_place:
                 return self._tried(operation, args, kwargs) or inferred
             if (operation.number, dtypes) not in self._taken and is_small(operation, dtypes, made):
@@ -112,8 +115,14 @@ class Inference:
         return None
 
     def _on_zeros(self, operation: Operation, args: Args, kwargs: Kwargs) -> Inferred:
-        zeros = Fakes(None, self._device, with_offset=operation.offset_matters)
-        returned = zeros.run(operation, args, kwargs)
+        """:raises Unpredictable: they are too large for this process."""
+        try:
+            zeros = Fakes(None, self._device, with_offset=operation.offset_matters)
+            returned = zeros.run(operation, args, kwargs)
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise Unpredictable from error
+            raise
         return masked(operation, args, fresh_results(operation, returned)), zeros.changes()
 
     def _on_fakes(self, operation: Operation, args: Args, kwargs: Kwargs) -> Inferred:

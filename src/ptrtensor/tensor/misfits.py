@@ -53,12 +53,17 @@ def has_dimensions(value: object, boundaries: object, **others: object) -> bool:
     return isinstance(boundaries, Tensor) and boundaries.dim() != 1
 
 
-def cannot_fill(target: Tensor, indices: Sequence[Tensor | None], values: Tensor, *rest: object) -> bool:
+def cannot_fill(
+    target: Tensor, indices: Sequence[Tensor | None], values: Tensor, *rest: object, **others: object
+) -> bool:
     """Whether the values have another shape than what the indices choose; what a mask chooses hangs on its values."""
     given = {place: index for place, index in enumerate(indices) if index is not None}
     if any(index.dtype in (torch.bool, torch.uint8) for index in given.values()):
         return has_another_mask(target, indices)
-    chosen: list[int] = [*torch.broadcast_shapes(*(index.shape for index in given.values()))]
+    try:
+        chosen: list[int] = [*torch.broadcast_shapes(*(index.shape for index in given.values()))]
+    except RuntimeError:
+        return True
     left = [size for place, size in enumerate(target.shape) if place not in given]
     first, last = min(given, default=0), max(given, default=0)
     before = first if last - first < len(given) else 0  # indices that are not side by side: their shape comes first
@@ -85,13 +90,27 @@ def grows(target: Tensor, *others: object, **named: object) -> bool:
     return not all(fits(value.shape, target.shape) for value in given)
 
 
-def cannot_add(bias: Tensor, left: Tensor, right: Tensor, **others: object) -> bool:
-    """To the product of two matrices."""
-    return not fits(bias.shape, (*left.shape[:-1], *right.shape[-1:]))
+def cannot_add(bias: Tensor, left: Tensor, right: Tensor, *rest: object, **others: object) -> bool:
+    """To the product of two matrices, or of one and a vector."""
+    return not fits(bias.shape, (*left.shape[:1], *right.shape[1:]))
 
 
-def cannot_add_in_place(target: Tensor, left: Tensor, right: Tensor, **others: object) -> bool:
-    return target.shape != (*left.shape[:-1], *right.shape[-1:])
+def cannot_add_in_place(target: Tensor, left: Tensor, right: Tensor, *rest: object, **others: object) -> bool:
+    return target.shape != (*left.shape[:1], *right.shape[1:])
+
+
+def is_no_vector(value: Tensor, dim: int, index: Tensor, *rest: object, **others: object) -> bool:
+    """Of indices; a tensor without dimensions takes one."""
+    return index.dim() > 1 or has_no_dimension(value, dim) or (value.dim() == 0 and index.numel() != 1)
+
+
+def are_other_targets(value: Tensor, target: Tensor, *rest: object, **others: object) -> bool:
+    """Than those of pictures: one for each place, whatever the number of classes."""
+    return value.dim() != 4 or target.shape != (value.shape[0], *value.shape[2:])
+
+
+def is_unlike_source(target: Tensor, index: Tensor, source: Tensor, *rest: object, **others: object) -> bool:
+    return index.numel() != source.numel() or target.numel() == 0
 
 
 def has_no_dimension(value: Tensor, dim: int = -1, *rest: object, **others: object) -> bool:
@@ -100,12 +119,18 @@ def has_no_dimension(value: Tensor, dim: int = -1, *rest: object, **others: obje
 
 
 def are_other_channels(
-    value: Tensor, weight: Tensor | None, bias: Tensor | None, samples: int, channels: int, *rest: object
+    value: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    samples: int,
+    channels: int,
+    *rest: object,
+    **others: object,
 ) -> bool:
     return any(given is not None and tuple(given.shape) != (channels,) for given in (weight, bias))
 
 
-def is_unfit_transposed(
+def is_unfit_convolution(
     value: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -114,11 +139,14 @@ def is_unfit_transposed(
     dilation: Sequence[int],
     transposed: bool,
     output_padding: Sequence[int],
-    groups: int,
+    *rest: object,
+    **others: object,
 ) -> bool:
-    """Whether a transposed convolution has nothing to give, or is padded by more than its steps."""
-    if not transposed:
-        return False
+    """Whether there is an empty kernel, or a transposed convolution has nothing to give, or is padded by more than its
+    steps.
+    """
+    if not transposed or has_an_empty(value, weight):
+        return has_an_empty(value, weight)
     each = zip(value.shape[2:], weight.shape[2:], stride, padding, dilation, output_padding, strict=False)
     return any(
         (size - 1) * step - 2 * pad + gap * (width - 1) + more < 0 or more >= max(step, gap)
@@ -130,11 +158,14 @@ def always(*args: object, **kwargs: object) -> bool:
     return True
 
 
-LINEAR: Final = """
-    addmv addmv_ binary_cross_entropy diagonal_scatter index_reduce index_reduce_ index_select nll_loss2d_forward
-    pixel_unshuffle put put_ select_scatter slice_scatter soft_margin_loss
-"""
+LINEAR: Final = "diagonal_scatter index_reduce index_reduce_ pixel_unshuffle select_scatter slice_scatter"
 """A look at each element, so that it is not worth a check before."""
+
+GROWING: Final = """
+    bernoulli_ copysign_ eq_ floor_divide_ gcd_ ge_ gt_ heaviside_ lcm_ le_ lt_ ne_
+    binary_cross_entropy binary_cross_entropy_with_logits soft_margin_loss
+"""
+"""Of which the first argument has the shape of the result. What torch calls pointwise needs no entry in place."""
 
 SPATIAL: Final = """
     _adaptive_avg_pool2d _adaptive_avg_pool3d grid_sampler_2d grid_sampler_3d upsample_linear1d upsample_nearest1d
@@ -149,12 +180,15 @@ CHECKS: Final[dict[str, Check]] = {
     **{f"aten::{name}": has_no_dimension for name in ("_softmax", "_log_softmax", "sort", "cummax", "cummin")},
     **{f"aten::{name}": always for name in LINEAR.split()},
     **{f"aten::{name}": has_an_empty for name in SPATIAL.split()},
-    "aten::addmm": cannot_add,
-    "aten::addmm_": cannot_add_in_place,
-    "aten::masked_scatter_": lambda target, mask, *rest: not fits(mask.shape, target.shape),
-    "aten::binary_cross_entropy_with_logits": grows,
+    **{f"aten::{name}": grows for name in GROWING.split()},
+    **{f"aten::{name}": cannot_add for name in ("addmm", "addmv")},
+    **{f"aten::{name}": cannot_add_in_place for name in ("addmm_", "addmv_")},
+    **{f"aten::{name}": is_unlike_source for name in ("put", "put_")},
+    "aten::index_select": is_no_vector,
+    "aten::masked_scatter_": lambda target, mask, *rest, **others: not fits(mask.shape, target.shape),
+    "aten::nll_loss2d_forward": are_other_targets,
     "aten::native_group_norm": are_other_channels,
-    "aten::convolution": lambda *args: has_an_empty(*args) or is_unfit_transposed(*args),
+    "aten::convolution": is_unfit_convolution,
     "aten::multinomial": asks_for_more,
     "aten::bucketize": has_dimensions,
 }
