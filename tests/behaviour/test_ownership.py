@@ -425,6 +425,7 @@ def test_get_of_a_view_or_of_a_base_removes_that_name_alone(worker: pt.Worker) -
 
 
 def test_what_a_view_keeps_alive_is_freed_with_it(worker: pt.Worker) -> None:
+    collect()  # what other tests left
     before = worker.stats()["object_bytes"]
     base = pt.send(torch.zeros(1000), worker)
     view = base[:1]

@@ -30,9 +30,9 @@ from ptrtensor.tensor.operation import Args, Kind, Kwargs, Operation
 from ptrtensor.tensor.trial import (
     TRIED_ELEMENTS,
     Dtypes,
+    computes_nothing,
     dtypes_of,
     elements,
-    is_empty,
     is_expanded,
     is_mixed,
     is_of_dtypes,
@@ -98,7 +98,7 @@ class Inference:
                 return self._tried(operation, args, kwargs) or inferred
             if (operation.number, dtypes) not in self._taken and is_small(operation, dtypes, made):
                 tried = self._tried(operation, args, kwargs)
-                if tried is not None and not is_empty(args, kwargs, tried[0]):
+                if tried is not None and not computes_nothing(args, kwargs, tried[0]):
                     self._taken.add((operation.number, dtypes))
             return inferred
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ptrtensor.tensor.operation import Args, Kwargs, Operation
+from ptrtensor.tensor.rules.table import fits
 
 Check = Callable[..., bool]
 
@@ -21,12 +22,6 @@ def is_suspect(operation: Operation, args: Args, kwargs: Kwargs) -> bool:
     if check is None and operation.is_in_place and operation.numbers_are_fields:
         check = grows
     return check is not None and check(*args, **kwargs)
-
-
-def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether it can be expanded to that."""
-    pairs = zip(reversed(shape), reversed(wanted), strict=False)
-    return len(shape) <= len(wanted) and all(size in (1, other) for size, other in pairs)
 
 
 def is_empty(value: Tensor, *rest: object, **others: object) -> bool:

@@ -77,8 +77,8 @@ def is_expanded(operation: Operation, args: tuple[object, ...]) -> bool:
     )
 
 
-def is_empty(args: Args, kwargs: Kwargs, results: Iterable[Extent | None]) -> bool:
-    """Whether there is nothing to compute somewhere: no kernel may have looked at the dtypes then."""
+def computes_nothing(args: Args, kwargs: Kwargs, results: Iterable[Extent | None]) -> bool:
+    """Whether an argument or a result has no elements: no kernel may have looked at the dtypes then."""
     made = (extent.meta.elements for extent in results if extent is not None)
     return 0 in (*counts(args), *counts(kwargs.values()), *made)
 

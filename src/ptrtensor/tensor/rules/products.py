@@ -4,7 +4,7 @@ import torch
 
 from ptrtensor.tensor.base import Pointer
 from ptrtensor.tensor.cache import Extent
-from ptrtensor.tensor.rules.table import FLOATS, Sizes, fresh, rule_for
+from ptrtensor.tensor.rules.table import FLOATS, Sizes, fits, fresh, rule_for
 
 aten = torch.ops.aten
 
@@ -39,7 +39,5 @@ def addmm(bias: Pointer, left: Pointer, right: Pointer, *, beta: float = 1, alph
     product = mm(left, right)
     if product is None or not isinstance(bias, Pointer) or bias._meta.dtype != left._meta.dtype:
         return None
-    shape = product[0].meta.shape
-    added = (1,) * (2 - bias.dim()) + bias._meta.shape
-    fits = len(added) == 2 and all(size in (1, length) for size, length in zip(added, shape, strict=True))
-    return product if fits and {type(alpha), type(beta)} <= {int, float} else None
+    can_add = fits(bias._meta.shape, product[0].meta.shape)
+    return product if can_add and {type(alpha), type(beta)} <= {int, float} else None

@@ -35,6 +35,12 @@ def fresh(shape: Sequence[int], dtype: str) -> list[Extent]:
     return [Extent(intern(sizes, contiguous_stride(sizes), dtype), 0)]
 
 
+def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether it can be expanded to that."""
+    pairs = zip(reversed(shape), reversed(wanted), strict=False)
+    return len(shape) <= len(wanted) and all(size in (1, other) for size, other in pairs)
+
+
 def place_of(dim: int, dimensions: int) -> int | None:
     """A dimension counted from the front; None where there is no such."""
     return dim % dimensions if dimensions and -dimensions <= dim < dimensions else None
